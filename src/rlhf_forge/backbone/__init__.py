@@ -1,0 +1,1 @@
+"""One frozen base, named LoRA adapters on it, and their scalar heads."""

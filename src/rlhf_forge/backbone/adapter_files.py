@@ -1,0 +1,121 @@
+"""Adapters and heads on disk, in the format stock peft loads."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rlhf_forge.backbone.bitsandbytes_guard import import_peft
+from rlhf_forge.backbone.config import LoraSpec
+from rlhf_forge.backbone.scalar_head import HeadWeights
+from rlhf_forge.errors import UserError
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+HEAD = "head.safetensors"
+PEFT_PREFIX = "base_model.model."
+# Where stock AutoModelForSequenceClassification under peft looks for a reward model's head.
+PEFT_HEAD = "base_model.model.score.weight"
+
+
+@dataclass(frozen=True)
+class AdapterWeights:
+    """One role's weights, on the CPU.
+
+    Attributes:
+        lora: The shape they have.
+        pairs: For each adapted layer, by its name in the base model: A [r, in] and B [out, r].
+        head: The scalar head; None if the role has none.
+    """
+
+    lora: LoraSpec
+    pairs: dict[str, tuple[Float[Tensor, "rank inner"], Float[Tensor, "outer rank"]]]
+    head: HeadWeights | None = None
+
+
+def write_adapter(weights: AdapterWeights, folder: Path, *, base: str) -> None:
+    """Write ``weights`` into ``folder`` as peft writes them, the head beside them.
+
+    A role with a head is written as a sequence classifier with one label, so that its raw scores
+    come out of stock transformers + peft too.
+
+    Args:
+        weights: What to write.
+        folder: Made if missing.
+        base: Name or path of the base, for peft's ``base_model_name_or_path``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, (down, up) in weights.pairs.items():
+        tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = down.contiguous()
+        tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = up.contiguous()
+    if weights.head is not None:
+        _write_head(weights.head, folder / HEAD)
+        tensors[PEFT_HEAD] = weights.head.weight.contiguous()
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    import_peft().LoraConfig(
+        r=weights.lora.r,
+        lora_alpha=weights.lora.alpha,
+        target_modules=sorted({name.rsplit(".", 1)[-1] for name in weights.pairs}),
+        task_type="CAUSAL_LM" if weights.head is None else "SEQ_CLS",
+        modules_to_save=None if weights.head is None else ["score"],
+        base_model_name_or_path=base,
+        inference_mode=True,
+    ).save_pretrained(str(folder))
+
+
+def read_adapter(folder: Path) -> AdapterWeights:
+    """Read what `write_adapter` or peft wrote.
+
+    Raises:
+        UserError: If a file is missing, truncated, or not a plain LoRA adapter.
+    """
+    config = _read_config(folder / CONFIG)
+    tensors = _read_tensors(folder / WEIGHTS)
+    head = _read_head(folder / HEAD) if (folder / HEAD).exists() else None
+    tensors.pop(PEFT_HEAD, None)
+    pairs = {}
+    suffix = ".lora_A.weight"
+    for key in [key for key in tensors if key.endswith(suffix)]:
+        name = key.removeprefix(PEFT_PREFIX).removesuffix(suffix)
+        pairs[name] = (tensors.pop(key), tensors.pop(f"{PEFT_PREFIX}{name}.lora_B.weight"))
+    if tensors:
+        raise UserError(f"{folder / WEIGHTS}: not a plain LoRA adapter: holds {min(tensors)}")
+    return AdapterWeights(LoraSpec(r=config["r"], alpha=config["lora_alpha"]), pairs, head)
+
+
+def _write_head(head: HeadWeights, path: Path) -> None:
+    scale = {"mean": torch.tensor(head.mean), "std": torch.tensor(head.std)}
+    save_file({"weight": head.weight.contiguous(), **scale}, path)
+
+
+def _read_head(path: Path) -> HeadWeights:
+    tensors = _read_tensors(path)
+    return HeadWeights(tensors["weight"], float(tensors["mean"]), float(tensors["std"]))
+
+
+def _read_config(path: Path) -> dict[str, int]:
+    try:
+        config: dict[str, int] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent}: no adapter here ({CONFIG} is missing)") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: broken JSON at line {error.lineno}") from None
+    for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern"):
+        if config.get(key):
+            raise UserError(f"{path}: {key} is not supported: plain LoRA adapters only")
+    return config
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing") from None
+    except SafetensorError as error:
+        raise UserError(f"{path}: truncated or not a safetensors file ({error})") from None

@@ -1,0 +1,51 @@
+"""What a backbone is made of: the part of every config that the stages share."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+Precision = Literal["nf4", "bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """The shape of every role's adapter, on all linear layers of the decoder.
+
+    Args:
+        r: Rank of the update B A.
+        alpha: The update is scaled by alpha / r.
+    """
+
+    r: int = 16
+    alpha: int = 32
+
+    def __post_init__(self) -> None:
+        if self.r < 1 or self.alpha <= 0:
+            raise ValueError(f"lora: r and alpha must be positive, got r {self.r}, {self.alpha=}")
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The frozen base and the adapters on it.
+
+    Args:
+        path: Folder of the base, a hub name like mistralai/Mistral-7B-v0.3, or
+            package:toy_world/base for the tiny base that comes with rlhf_forge.
+        precision: How the frozen base is held: nf4 (4 bit, double quantisation, computes in
+            bf16), bf16 or fp32. Adapters compute in the base's dtype; those that train keep
+            fp32 masters.
+        lora: Rank and scale of the adapters.
+        gradient_checkpointing: Recompute each layer in the backward pass: less memory, a third
+            more time.
+    """
+
+    path: str
+    precision: Precision = "nf4"
+    lora: LoraSpec = field(default_factory=LoraSpec)
+    gradient_checkpointing: bool = False
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The one dtype in which the base and all adapters compute."""
+        return torch.float32 if self.precision == "fp32" else torch.bfloat16

@@ -1,0 +1,98 @@
+"""Products with weights that never train, whatever form they are held in.
+
+A frozen weight needs no gradient and its input need not be kept for one, so a held form that must
+be unpacked first (4 bit; bf16 on a CPU without bf16 units) is unpacked once in the forward and once
+more in the backward, and never stored unpacked.
+
+bitsandbytes' own layer is not called: on some CPUs its forward in eval mode repacks the weight in
+place, after which gradients are wrong. Here training and eval share one path, bit for bit.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rlhf_forge.backbone.bitsandbytes_guard import import_bitsandbytes
+
+
+@cache
+def has_bf16_units(device_type: str) -> bool:
+    """Whether this kind of device multiplies bf16 matrices at speed."""
+    if device_type != "cpu":
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def product(x: Float[Tensor, "*rows inner"], weight: Float[Tensor, "outer inner"]) -> Tensor:
+    """``x @ weight.T`` in x's dtype.
+
+    A CPU without bf16 units takes a hundred times longer over a bf16 product than over float32. It
+    multiplies upcast copies and rounds the result: what bf16 units compute, as they accumulate in
+    float32.
+    """
+    if x.dtype == torch.bfloat16 and not has_bf16_units(x.device.type):
+        return F.linear(x.float(), weight.float()).to(x.dtype)
+    return F.linear(x, weight)
+
+
+class _UnpackedProduct(torch.autograd.Function):
+    """``product(x, unpack())`` that holds neither x nor the unpacked weight for the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, unpack: Callable[[], Tensor]) -> Tensor:
+        ctx.unpack = unpack
+        return product(x, unpack())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        return product(grads[0], ctx.unpack().T), None
+
+
+def frozen_product(x: Tensor, linear: nn.Linear) -> Tensor:
+    """Output of a frozen linear layer, dense or 4-bit, for ``x`` [..., in_features].
+
+    Gradients flow to x only.
+    """
+    weight = linear.weight
+    quant_state = getattr(weight, "quant_state", None)
+    if quant_state is not None:
+        if _is_decode_step(x):
+            return _fused_4bit(x, linear, quant_state)
+        y = _UnpackedProduct.apply(x, lambda: dense_weight(linear, x.dtype))
+    elif x.dtype == torch.bfloat16 and not has_bf16_units(x.device.type):
+        y = _UnpackedProduct.apply(x, lambda: weight)
+    else:
+        y = F.linear(x, weight)
+    return y if linear.bias is None else y + linear.bias
+
+
+def dense_weight(linear: nn.Linear, dtype: torch.dtype) -> Float[Tensor, "outer inner"]:
+    """The layer's weight, dequantised if it is 4-bit, in ``dtype``."""
+    quant_state = getattr(linear.weight, "quant_state", None)
+    if quant_state is None:
+        return linear.weight.detach().to(dtype)
+    dequantize = import_bitsandbytes().functional.dequantize_4bit
+    weight: Tensor = dequantize(linear.weight.data, quant_state)
+    return weight.to(dtype)
+
+
+def _is_decode_step(x: Tensor) -> bool:
+    """One new token a row, on a GPU, without gradients: where the fused 4-bit kernel pays.
+
+    Whatever is compared with the training forward (old and reference log-probs) has more than one
+    token a row and so takes the training path, bit for bit.
+    """
+    return x.is_cuda and not torch.is_grad_enabled() and x.dim() == 3 and x.shape[1] == 1
+
+
+def _fused_4bit(x: Tensor, linear: nn.Linear, quant_state: Any) -> Tensor:
+    weight = linear.weight
+    y: Tensor = import_bitsandbytes().matmul_4bit(
+        x, weight.data.t(), quant_state=quant_state, bias=linear.bias
+    )
+    return y

@@ -1,0 +1,101 @@
+"""Loading the frozen base."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from rlhf_forge.backbone.attention import attention_for
+from rlhf_forge.backbone.bitsandbytes_guard import import_bitsandbytes
+from rlhf_forge.backbone.config import BackboneConfig
+from rlhf_forge.errors import UserError
+from rlhf_forge.hub import base_folder
+
+
+def load_base(config: BackboneConfig, device: torch.device) -> PreTrainedModel:
+    """The frozen causal LM of ``config`` on ``device``, without gradients.
+
+    Raises:
+        UserError: If the base is not there, not in safetensors, or not a causal LM.
+    """
+    folder = base_folder(config.path)
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"base {config.path}: no *.safetensors file in {folder}",
+            hint="only safetensors weights are loaded: a pickle can run code",
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, **_options(config, device))
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"base {config.path}: cannot be loaded: {reason}") from error
+    return freeze(model)
+
+
+def freeze(model: PreTrainedModel) -> PreTrainedModel:
+    """Take all gradients and all dropout from ``model``; returns it.
+
+    ``get_peft_model`` would leave an untied lm_head trainable, so the whole model is frozen here.
+    A dropout that is held as a number and not as a module (attention_dropout) is set too.
+    """
+    model.requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "hidden_dropout", "resid_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def _options(config: BackboneConfig, device: torch.device) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "dtype": config.compute_dtype,
+        "attn_implementation": attention_for(device),
+        "device_map": {"": device},
+        "use_safetensors": True,
+        "trust_remote_code": False,
+        "local_files_only": True,
+    }
+    if config.precision == "nf4":
+        import_bitsandbytes()
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=config.compute_dtype,
+        )
+    return options
+
+
+def content_fingerprint(folder: Path) -> str:
+    """SHA-256 over every tensor's name, shape and a sample of its rows, and the config.
+
+    Reads a few rows of each tensor, not the whole file: seconds for 7B, and another training of
+    the same architecture differs in nearly all of them.
+
+    Raises:
+        UserError: If a weight file is truncated or foreign.
+    """
+    digest = sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as weights:
+                for name in sorted(weights.keys()):
+                    _sample(digest, name, weights.get_slice(name))
+        except SafetensorError as error:
+            raise UserError(f"{path}: not a whole safetensors file ({error})") from error
+    return digest.hexdigest()
+
+
+def _sample(digest: Any, name: str, tensor: Any) -> None:
+    shape = tensor.get_shape()
+    digest.update(f"{name}{shape}".encode())
+    if not shape:
+        return
+    for row in sorted({0, shape[0] // 2, shape[0] - 1}):
+        digest.update(tensor[row : row + 1].contiguous().view(torch.uint8).numpy().tobytes())

@@ -1,0 +1,1 @@
+"""Token-level generation: one engine for rollouts, evaluation, chat and the server."""

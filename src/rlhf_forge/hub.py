@@ -1,0 +1,83 @@
+"""Where a base lies on this machine: a folder, the package itself, or the hub's cache."""
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from rlhf_forge.errors import UserError
+
+PACKAGE_PREFIX = "package:"
+TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "chat_template*", "config.json"]
+# Mistral's repositories hold a second copy of every weight under this name.
+SECOND_COPIES = ["consolidated*"]
+
+
+def base_folder(name: str) -> Path:
+    """Folder with the weights, config and tokenizer of the base called ``name``.
+
+    Args:
+        name: An existing folder, ``package:FOLDER`` for one inside the installed rlhf_forge, or a
+            hub name ``owner/model``, which is downloaded once (safetensors and JSON only).
+
+    Raises:
+        UserError: If there is no such folder, or the hub cannot or will not give the model.
+    """
+    return _folder(name, [*TOKENIZER_FILES, "*.json", "*.safetensors"])
+
+
+def tokenizer_folder(name: str) -> Path:
+    """Folder with the tokenizer of the base called ``name``; never downloads weights.
+
+    Raises:
+        UserError: As `base_folder`.
+    """
+    return _folder(name, TOKENIZER_FILES)
+
+
+def _folder(name: str, patterns: list[str]) -> Path:
+    if name.startswith(PACKAGE_PREFIX):
+        folder = Path(str(files("rlhf_forge"))) / name.removeprefix(PACKAGE_PREFIX)
+        if folder.is_dir():
+            return folder
+        raise UserError(f"{name}: the installed rlhf_forge holds no such folder")
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(
+            f"base {name!r}: no such folder, and not a hub name (owner/model)",
+            hint="give a folder with config.json and *.safetensors, or a name like "
+            "mistralai/Mistral-7B-v0.3",
+        )
+    return _from_hub(name, patterns)
+
+
+def _from_hub(name: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    wanted = {"allow_patterns": patterns, "ignore_patterns": SECOND_COPIES}
+    try:
+        return Path(snapshot_download(name, **wanted))
+    except GatedRepoError:
+        raise UserError(
+            f"base {name}: the hub gives this model only to accounts that accepted its terms",
+            hint=f"accept them at https://huggingface.co/{name}, then `hf auth login`",
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"base {name}: no such folder here, and no such model on the hub (or a private one)",
+            hint="check the spelling; for a private model `hf auth login` first",
+        ) from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"base {name}: not on this machine, and the hub cannot be reached "
+            f"({type(error).__name__})",
+            hint=f"with a network: `hf download {name}`; or copy the model's folder here and set "
+            "model.init_args.backbone.path to it",
+        ) from None

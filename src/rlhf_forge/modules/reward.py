@@ -1,0 +1,165 @@
+"""The reward model: one number an answer, fitted to which of two answers people preferred."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from typing_extensions import override
+
+from rlhf_forge.artefact import Expected
+from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.backbone.config import BackboneConfig
+from rlhf_forge.data.collate import PairBatch, micro_batches, take
+from rlhf_forge.functional.losses import bradley_terry_loss
+from rlhf_forge.generation.sampler import Sampling
+from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_names
+from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
+from rlhf_forge.modules.roles import expected_of, open_backbone, read_parent
+from rlhf_forge.modules.settings import OptimizerSettings
+from rlhf_forge.rollout import score
+
+
+class RewardModule(LightningModule):
+    """A Bradley-Terry reward model in the role ``reward``, started from the SFT adapter.
+
+    Both answers of a pair go through one forward. When training ends, scores are centred and
+    scaled on responses of the SFT policy, which is where PPO starts: there they have mean 0 and
+    standard deviation 1.
+
+    Args:
+        backbone: The frozen base and the adapter's shape.
+        sft: Artefact of the SFT stage; none: <run>/sft/artefact.
+        total_steps: Optimiser steps of the run; a reward model overfits after one epoch.
+        optimizer: Learning rate and schedule.
+        label_smoothing: Share of labels taken to be wrong, below 0.5.
+        centering_coef: Weight of (chosen + rejected)^2, which keeps scores around 0.
+        micro_batch_tokens: Padded tokens of one forward and backward: the memory knob.
+        calibration_samples: Responses of the SFT policy on which scores are centred and scaled.
+        sampling: How those are drawn.
+        seed: Of the head's start and of those responses.
+    """
+
+    stage = "reward"
+    role = "reward"
+
+    def __init__(  # noqa: PLR0913 - an argument is a config key
+        self,
+        backbone: BackboneConfig,
+        sft: str | None = None,
+        total_steps: int = 500,
+        optimizer: OptimizerSettings = OptimizerSettings(learning_rate=5e-5),
+        label_smoothing: float = 0.0,
+        centering_coef: float = 0.01,
+        micro_batch_tokens: int = 8192,
+        calibration_samples: int = 256,
+        sampling: Sampling = Sampling(),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False
+        self.backbone_config = backbone
+        self.sft = sft
+        self.total_steps = total_steps
+        self.optimizer_settings = optimizer
+        self.label_smoothing = label_smoothing
+        self.centering_coef = centering_coef
+        self.micro_batch_tokens = micro_batch_tokens
+        self.calibration_samples = calibration_samples
+        self.sampling = sampling
+        self.seed = seed
+        self.parents: dict[str, str] = {}
+        self.backbone: Backbone
+        self.expected: Expected
+
+    @override
+    def configure_model(self) -> None:
+        if hasattr(self, "backbone"):
+            return
+        self.expected = expected_of(self.backbone_config, self.trainer.datamodule.template)
+        manifest, sft = read_parent(str(self.sft), self.expected, stage="sft")
+        self.parents = {"sft": manifest.fingerprint}
+        self.backbone = open_backbone(self.backbone_config, self.trainer.strategy.root_device)
+        self.backbone.add_role("reference", sft, trainable=False)
+        fresh = self.backbone.fresh_head(sft, seed=self.seed)
+        self.backbone.add_role("reward", fresh, trainable=True)
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        settings = self.optimizer_settings
+        return adamw(
+            {"reward": (self.backbone.parameters_of("reward"), settings.learning_rate)},
+            schedule=settings.schedule,
+            warmup_steps=settings.warmup_steps,
+            total_steps=self.total_steps,
+            eps=settings.eps,
+        )
+
+    @override
+    def training_step(self, batch: PairBatch, batch_idx: int) -> None:
+        num_pairs = len(batch.positions)
+        totals = torch.zeros(2, device=self.device)
+        for rows in self._cuts(batch):
+            chosen, rejected = self._scores(take(batch, rows))
+            loss = self._loss(chosen, rejected, num_pairs)
+            self.manual_backward(loss)
+            totals += torch.stack([loss.detach(), wins(chosen, rejected).sum() / num_pairs])
+        norms = apply_gradients(
+            self,
+            {"reward": self.backbone.parameters_of("reward")},
+            max_grad_norm=self.optimizer_settings.max_grad_norm,
+        )
+        step_scheduler(self)
+        self.log("reward/loss", totals[0], prog_bar=True)
+        self.log("reward/accuracy", totals[1], prog_bar=True)
+        self.log("reward/grad_norm", norms["reward"])
+
+    @override
+    def validation_step(self, batch: PairBatch, batch_idx: int) -> dict[str, Tensor]:
+        return self._held_out("val", batch)
+
+    @override
+    def test_step(self, batch: PairBatch, batch_idx: int) -> dict[str, Tensor]:
+        return self._held_out("test", batch)
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        keep_trainable(checkpoint, self.backbone)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        require_same_names(checkpoint, self.backbone)
+
+    def _cuts(self, batch: PairBatch) -> list[list[int]]:
+        """Pairs by their longer side; each pair is two rows of the forward."""
+        longer = batch.mask.sum(-1).view(2, -1).amax(0).tolist()
+        return micro_batches(longer, max_tokens=max(1, self.micro_batch_tokens // 2))
+
+    def _scores(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        scores = score(self.backbone, batch.tokens, batch.response)
+        chosen, rejected = scores.view(2, -1)
+        return chosen, rejected
+
+    def _loss(self, chosen: Tensor, rejected: Tensor, num_pairs: int) -> Tensor:
+        return bradley_terry_loss(
+            chosen,
+            rejected,
+            num_pairs=num_pairs,
+            centering_coef=self.centering_coef,
+            label_smoothing=self.label_smoothing,
+        )
+
+    def _held_out(self, name: str, batch: PairBatch) -> dict[str, Tensor]:
+        scores = [self._scores(take(batch, rows)) for rows in self._cuts(batch)]
+        chosen = torch.cat([c for c, _ in scores])
+        rejected = torch.cat([r for _, r in scores])
+        count = len(batch.positions)
+        self.log(f"{name}/loss", self._loss(chosen, rejected, count), batch_size=count)
+        return {"chosen": chosen, "rejected": rejected}
+
+
+def wins(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """1 where the preferred answer scores higher, 0.5 for equal scores, else 0."""
+    return (chosen > rejected).float() + 0.5 * (chosen == rejected).float()

@@ -1,0 +1,55 @@
+"""Putting roles on the base: fresh, or from the artefacts of earlier stages."""
+
+import platform
+from pathlib import Path
+
+import torch
+
+from rlhf_forge.artefact import Expected, Manifest, check_fits, read_manifest
+from rlhf_forge.backbone.adapter_files import AdapterWeights, read_adapter
+from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.backbone.config import BackboneConfig
+from rlhf_forge.backbone.loading import content_fingerprint, load_base
+from rlhf_forge.data.render import ChatTemplate
+from rlhf_forge.errors import UserError
+from rlhf_forge.hub import base_folder
+
+
+def open_backbone(config: BackboneConfig, device: torch.device) -> Backbone:
+    """The base of ``config`` on ``device``, without roles."""
+    model = load_base(config, device)
+    return Backbone(model, config.lora, gradient_checkpointing=config.gradient_checkpointing)
+
+
+def expected_of(config: BackboneConfig, template: ChatTemplate) -> Expected:
+    """What a parent artefact must have been made with to fit this run."""
+    return Expected(
+        base_fingerprint=content_fingerprint(base_folder(config.path)),
+        tokenizer_hash=template.tokenizer_hash,
+        template_hash=template.hash,
+    )
+
+
+def read_parent(
+    folder: str, expected: Expected, *, stage: str
+) -> tuple[Manifest, AdapterWeights]:
+    """The manifest and weights of a parent artefact that fits this run.
+
+    Raises:
+        UserError: If it is missing, of another stage, or made with another base or template.
+    """
+    manifest = read_manifest(Path(folder))
+    if manifest.stage != stage:
+        raise UserError(f"{folder}: a {manifest.stage} artefact, where one of {stage} is wanted")
+    check_fits(manifest, expected, Path(folder))
+    return manifest, read_adapter(Path(folder))
+
+
+def setup_name(device: torch.device) -> str:
+    """The device as golden values depend on it: its kind, its instructions, torch's version."""
+    kind = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    )
+    return f"{device.type} {kind}, torch {torch.__version__}"

@@ -1,0 +1,124 @@
+"""What a config may set of each stage; the docstrings are the command line's help."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW without weight decay, and its schedule.
+
+    Args:
+        learning_rate: At the peak. LoRA wants 1e-5 to 5e-4 in PPO, about 2e-4 in SFT.
+        schedule: How it falls from there to the last step.
+        warmup_steps: Steps over which it rises from 0.
+        max_grad_norm: Gradients longer than this are scaled down to it.
+        eps: Adam's; 1e-5 because LoRA's second moments are tiny.
+    """
+
+    learning_rate: float = 2e-4
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        _require(self.warmup_steps >= 0, "warmup_steps", "0 or more", self.warmup_steps)
+        _require(self.max_grad_norm > 0, "max_grad_norm", "above 0", self.max_grad_norm)
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How responses are sampled during PPO.
+
+    Args:
+        max_new_tokens: A response is cut here.
+        temperature: Of sampling, and of every log-probability.
+        max_rows: Rows generated at once: more is faster and needs more memory.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    max_rows: int = 64
+
+    def __post_init__(self) -> None:
+        _require(self.max_new_tokens >= 1, "max_new_tokens", "1 or more", self.max_new_tokens)
+        _require(self.temperature > 0, "temperature", "above 0", self.temperature)
+        _require(self.max_rows >= 1, "max_rows", "1 or more", self.max_rows)
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What PPO is rewarded for: clipped score, missing-EOS rule, KL penalty.
+
+    Args:
+        kl_coef: Price of one nat of KL from the reference, in score units.
+        kl_target: Steer kl_coef so that a response's KL is about this many nats; none: fixed.
+        kl_horizon: Responses over which the steering takes effect.
+        score_clip: Scores are clipped to plus or minus this.
+        missing_eos_penalty: A response cut by the length limit scores minus this.
+    """
+
+    kl_coef: float = 0.05
+    kl_target: float | None = None
+    kl_horizon: int = 10_000
+    score_clip: float = 5.0
+    missing_eos_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.kl_coef >= 0, "kl_coef", "0 or more", self.kl_coef)
+        _require(self.kl_target is None or self.kl_target > 0, "kl_target", "above 0", self.kl_target)
+        _require(self.kl_horizon > 0, "kl_horizon", "above 0", self.kl_horizon)
+        _require(self.score_clip > 0, "score_clip", "above 0", self.score_clip)
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """How PPO learns from a rollout.
+
+    Args:
+        ppo_epochs: Passes over each rollout.
+        minibatch_size: Responses of one optimiser step; divides the rollout.
+        micro_batch_tokens: Padded tokens of one forward and backward: the memory knob.
+        gamma: Discount per token.
+        gae_lambda: From 0 (one step) to 1 (Monte Carlo).
+        clip_range: The ratio's gain ends at 1 plus or minus this.
+        value_clip_range: The critic moves at most this far from its old estimate, score units.
+        value_coef: Weight of the critic's loss.
+        target_kl: Leave the rollout once new and old policy differ by more nats a token; none: never.
+        learning_rate: Of the policy.
+        value_learning_rate: Of the critic.
+        warmup_iterations: Iterations over which both rise from 0; then they fall linearly to 0.
+        max_grad_norm: Policy and critic are each scaled down to it.
+        eps: Adam's.
+    """
+
+    ppo_epochs: int = 2
+    minibatch_size: int = 32
+    micro_batch_tokens: int = 8192
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    value_clip_range: float = 0.2
+    value_coef: float = 0.1
+    target_kl: float | None = 0.02
+    learning_rate: float = 2e-5
+    value_learning_rate: float = 5e-5
+    warmup_iterations: int = 0
+    max_grad_norm: float = 1.0
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("ppo_epochs", "minibatch_size", "micro_batch_tokens"):
+            _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
+        for name in ("learning_rate", "value_learning_rate", "clip_range", "value_clip_range"):
+            _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
+        for name in ("gamma", "gae_lambda"):
+            _require(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
+        _require(self.target_kl is None or self.target_kl > 0, "target_kl", "above 0", self.target_kl)
+
+
+def _require(holds: bool, name: str, rule: str, got: object) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {rule}, got {got}")

@@ -1,0 +1,129 @@
+"""Supervised fine-tuning: the policy learns to continue as the demonstrations do."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from typing_extensions import override
+
+from rlhf_forge.artefact import Expected
+from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.backbone.config import BackboneConfig
+from rlhf_forge.data.collate import SequenceBatch, micro_batches, take
+from rlhf_forge.functional.losses import sft_loss
+from rlhf_forge.generation.sampler import Sampling
+from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_names
+from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
+from rlhf_forge.modules.roles import expected_of, open_backbone
+from rlhf_forge.modules.settings import OptimizerSettings
+
+
+class SFTModule(LightningModule):
+    """LoRA fine-tuning of the role ``policy`` on demonstrations.
+
+    One batch is one optimiser step; the loss is the mean over all target tokens of the step.
+
+    Args:
+        backbone: The frozen base and the adapter's shape.
+        total_steps: Optimiser steps of the run.
+        optimizer: Learning rate and schedule.
+        micro_batch_tokens: Padded tokens of one forward and backward: the memory knob.
+        sampling: How `predict` and the samples draw responses.
+        seed: Of the adapter's start.
+    """
+
+    stage = "sft"
+    role = "policy"
+
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        total_steps: int = 1000,
+        optimizer: OptimizerSettings = OptimizerSettings(),
+        micro_batch_tokens: int = 8192,
+        sampling: Sampling = Sampling(),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False
+        self.backbone_config = backbone
+        self.total_steps = total_steps
+        self.optimizer_settings = optimizer
+        self.micro_batch_tokens = micro_batch_tokens
+        self.sampling = sampling
+        self.seed = seed
+        self.parents: dict[str, str] = {}
+        self.backbone: Backbone
+        self.expected: Expected
+
+    @override
+    def configure_model(self) -> None:
+        if hasattr(self, "backbone"):
+            return
+        self.expected = expected_of(self.backbone_config, self.trainer.datamodule.template)
+        self.backbone = open_backbone(self.backbone_config, self.trainer.strategy.root_device)
+        fresh = self.backbone.fresh_weights(seed=self.seed)
+        self.backbone.add_role("policy", fresh, trainable=True)
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        settings = self.optimizer_settings
+        return adamw(
+            {"policy": (self.backbone.parameters_of("policy"), settings.learning_rate)},
+            schedule=settings.schedule,
+            warmup_steps=settings.warmup_steps,
+            total_steps=self.total_steps,
+            eps=settings.eps,
+        )
+
+    @override
+    def training_step(self, batch: SequenceBatch, batch_idx: int) -> None:
+        num_tokens = int(batch.targets.sum())
+        loss = torch.zeros((), device=self.device)
+        for rows in self._cuts(batch):
+            part = take(batch, rows)
+            micro_loss = self._loss(part, num_tokens)
+            self.manual_backward(micro_loss)
+            loss += micro_loss.detach()
+        norms = apply_gradients(
+            self,
+            {"policy": self.backbone.parameters_of("policy")},
+            max_grad_norm=self.optimizer_settings.max_grad_norm,
+        )
+        step_scheduler(self)
+        self.log("sft/loss", loss, prog_bar=True)
+        self.log_dict({"sft/grad_norm": norms["policy"], "sft/tokens": float(num_tokens)})
+
+    @override
+    def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
+        self._log_held_out("val/loss", batch)
+
+    @override
+    def test_step(self, batch: SequenceBatch, batch_idx: int) -> None:
+        self._log_held_out("test/loss", batch)
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        keep_trainable(checkpoint, self.backbone)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        require_same_names(checkpoint, self.backbone)
+
+    def _cuts(self, batch: SequenceBatch) -> list[list[int]]:
+        return micro_batches(batch.mask.sum(-1).tolist(), max_tokens=self.micro_batch_tokens)
+
+    def _loss(self, part: SequenceBatch, num_tokens: int) -> Tensor:
+        with self.backbone.using("policy"):
+            log_probs, _ = self.backbone.log_probs(part.tokens, part.targets, temperature=1.0)
+        return sft_loss(log_probs, part.targets, num_tokens=num_tokens)
+
+    def _log_held_out(self, name: str, batch: SequenceBatch) -> None:
+        num_tokens = int(batch.targets.sum())
+        parts = [take(batch, rows) for rows in self._cuts(batch)]
+        loss = torch.stack([self._loss(part, num_tokens) for part in parts]).sum()
+        # Weighted by tokens, so the mean over batches is the mean over tokens.
+        self.log(name, loss, batch_size=num_tokens, prog_bar=True)

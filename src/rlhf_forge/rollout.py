@@ -1,0 +1,222 @@
+"""One iteration's experience: sampled responses, what every role makes of them, minibatches.
+
+One coordinate system throughout: entry [b, t] of any tensor belongs to token t of row b. Rows hold
+prompt and response right-padded; ``mask`` is True on the response's tokens, its end-of-sequence
+token included. What a token was predicted from stands one to its left, and only `Backbone` and
+`values_before` ever shift.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.data.collate import micro_batches
+from rlhf_forge.generation.decode import Response
+
+# Distinguishes the shuffling of minibatches from every other use of the run's seed.
+SHUFFLE_STREAM = 1
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Sampled responses and their scores under each role; all float32, 0 outside ``mask``.
+
+    Attributes:
+        tokens: Prompt and response, right-padded with 0.
+        mask: True on response tokens.
+        finished: False where the length limit cut the response.
+        log_probs: Of the policy as it sampled, by the training forward.
+        ref_log_probs: Of the reference.
+        values: Critic's estimate before each response token.
+        scores: Normalised reward-model score of each row, read at its last token.
+        entropy: Of the policy where each response token was drawn, in nats.
+    """
+
+    tokens: Int[Tensor, "batch time"]
+    mask: Bool[Tensor, "batch time"]
+    finished: Bool[Tensor, "batch"]
+    log_probs: Float[Tensor, "batch time"]
+    ref_log_probs: Float[Tensor, "batch time"]
+    values: Float[Tensor, "batch time"]
+    scores: Float[Tensor, "batch"]
+    entropy: Float[Tensor, "batch time"]
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What an update reads, for some rows; entries as in `Rollout`."""
+
+    tokens: Int[Tensor, "batch time"]
+    mask: Bool[Tensor, "batch time"]
+    old_log_probs: Float[Tensor, "batch time"]
+    old_values: Float[Tensor, "batch time"]
+    advantages: Float[Tensor, "batch time"]
+    returns: Float[Tensor, "batch time"]
+
+    def rows(self, index: Sequence[int]) -> "Experience":
+        """These rows only, cut to the longest of them."""
+        chosen = torch.tensor(index, device=self.tokens.device)
+        width = row_width(self.mask[chosen])
+        return replace(
+            self, **{f.name: getattr(self, f.name)[chosen, :width] for f in fields(self)}
+        )
+
+
+# For each epoch its minibatches, for each minibatch its micro-batches, for each its row numbers.
+Plan = list[list[list[list[int]]]]
+
+
+def join(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Response], device: torch.device
+) -> tuple[Int[Tensor, "batch time"], Bool[Tensor, "batch time"]]:
+    """Right-padded rows of prompt + response, and the mask of the response tokens."""
+    width = max(len(p) + len(r.tokens) for p, r in zip(prompts, responses, strict=True))
+    tokens = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        end = len(prompt) + len(response.tokens)
+        tokens[row, :end] = torch.tensor([*prompt, *response.tokens])
+        mask[row, len(prompt) : end] = True
+    return tokens.to(device), mask.to(device)
+
+
+def plan_updates(
+    lengths: Sequence[int],
+    *,
+    epochs: int,
+    minibatch_size: int,
+    max_tokens: int,
+    seed: int,
+    iteration: int,
+) -> Plan:
+    """Which rows meet in which micro-batch: a fresh permutation each epoch.
+
+    Args:
+        lengths: Tokens of each row, prompt and response.
+        epochs: Passes over the rollout.
+        minibatch_size: Rows of one optimiser step.
+        max_tokens: Padded tokens of one micro-batch.
+        seed: Of the run.
+        iteration: The permutation is a function of (seed, iteration, epoch).
+
+    Raises:
+        ValueError: If ``minibatch_size`` does not divide the rollout.
+    """
+    count = len(lengths)
+    if count % minibatch_size:
+        raise ValueError(
+            f"minibatch_size must divide the rollout: {count} responses in minibatches of "
+            f"{minibatch_size} leave {count % minibatch_size}"
+        )
+    plan: Plan = []
+    for epoch in range(epochs):
+        order = np.random.default_rng([seed, SHUFFLE_STREAM, iteration, epoch]).permutation(count)
+        chunks = order.reshape(-1, minibatch_size).tolist()
+        plan.append([_cut(rows, lengths, max_tokens) for rows in chunks])
+    return plan
+
+
+def _cut(rows: list[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    cuts = micro_batches([lengths[row] for row in rows], max_tokens=max_tokens)
+    return [[rows[local] for local in cut] for cut in cuts]
+
+
+@torch.no_grad()
+def score_rollout(
+    backbone: Backbone,
+    tokens: Int[Tensor, "batch time"],
+    mask: Bool[Tensor, "batch time"],
+    finished: Bool[Tensor, "batch"],
+    *,
+    batches: Sequence[Sequence[int]],
+    temperature: float,
+) -> Rollout:
+    """What policy, reference, critic and reward model make of sampled responses.
+
+    Args:
+        backbone: With the roles policy, reference, value and reward.
+        tokens: Prompt and response, right-padded.
+        mask: True on response tokens.
+        finished: False where the length limit cut the response.
+        batches: Rows scored together. If these are the micro-batches of the first epoch, the
+            first update sees the very same numbers and its ratio is exactly 1.
+        temperature: The responses were sampled at.
+    """
+    blank = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
+    rollout = Rollout(
+        tokens=tokens,
+        mask=mask,
+        finished=finished,
+        log_probs=blank.clone(),
+        ref_log_probs=blank.clone(),
+        values=blank.clone(),
+        scores=blank[:, 0].clone(),
+        entropy=blank.clone(),
+    )
+    for batch in batches:
+        rows = torch.tensor(batch, device=tokens.device)
+        width = row_width(mask[rows])
+        part, targets = tokens[rows, :width], mask[rows, :width]
+        with backbone.using("policy"):
+            log_probs, entropy = backbone.log_probs(part, targets, temperature=temperature)
+        with backbone.using("reference"):
+            reference, _ = backbone.log_probs(part, targets, temperature=temperature)
+        with backbone.using("value"):
+            values = values_before(backbone.scalars(part), targets)
+        rollout.log_probs[rows, :width] = log_probs
+        rollout.entropy[rows, :width] = entropy
+        rollout.ref_log_probs[rows, :width] = reference
+        rollout.values[rows, :width] = values
+        rollout.scores[rows] = score(backbone, part, targets)
+    return rollout
+
+
+def score(
+    backbone: Backbone,
+    tokens: Int[Tensor, "batch time"],
+    mask: Bool[Tensor, "batch time"],
+    *,
+    role: str = "reward",
+) -> Float[Tensor, "batch"]:
+    """Normalised score of each row, read at its last response token.
+
+    The one way from tokens to a score: reward training, PPO and the server call it. A row without
+    a response token is read at its first token, which says nothing about any answer.
+    """
+    with backbone.using(role):
+        scalars = backbone.scalars(tokens)
+    index = torch.arange(tokens.shape[1], device=tokens.device)
+    last = torch.where(mask, index, 0).amax(-1, keepdim=True)
+    return scalars.gather(1, last).squeeze(1)
+
+
+def values_before(
+    scalars: Float[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]
+) -> Float[Tensor, "batch time"]:
+    """The critic's output before each response token: what it made of the token to the left."""
+    return torch.where(mask, F.pad(scalars[:, :-1], (1, 0)), 0.0)
+
+
+def minibatches(experience: Experience, plan: Plan) -> Iterator[list[Experience]]:
+    """The micro-batches of each optimiser step, epoch after epoch."""
+    for epoch in plan:
+        for minibatch in epoch:
+            yield [experience.rows(rows) for rows in minibatch]
+
+
+def row_width(mask: Bool[Tensor, "batch time"]) -> int:
+    """One past the last True of any row; at least 1."""
+    return max(1, int(mask.any(0).nonzero().max()) + 1) if mask.any() else 1
+
+
+def requests_keys(
+    seed: int, iteration: int, positions: Collection[int]
+) -> list[tuple[int, int, int]]:
+    """Randomness of each row: a function of (seed, iteration, global row) and nothing else."""
+    return [(seed, iteration, position) for position in positions]
