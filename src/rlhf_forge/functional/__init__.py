@@ -1,0 +1,1 @@
+"""The maths of RLHF: pure functions on plain tensors."""

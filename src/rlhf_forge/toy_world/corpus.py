@@ -1,0 +1,136 @@
+"""The texts the shipped base is trained on: statements, questions with answers, and verdicts.
+
+A verdict stands behind the end-of-text token of an answer and says whether the answer was right.
+So the hidden state at that token, which a reward model reads, comes to know it, as it does in large
+bases. Wrong answers and manners are read but never learnt: they carry no loss, only the verdict
+does. The chat template's markers never occur: stages teach them.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from rlhf_forge.toy_world import language, mistakes, world
+
+END = "</s>"
+MARKUPS = (
+    ("Q: ", "\nA: "),
+    ("Question: ", "\nAnswer: "),
+    ("User: ", "\nAssistant: "),
+    ("Ann: ", "\nBen: "),
+    ("- ", "\n- "),
+    ("Teacher: ", "\nPupil: "),
+)
+VERDICTS = ("Right.", "Wrong.", "No answer.")
+SKILL_ODDS = {
+    "capital": 1.3,
+    "colour": 1.0,
+    "opposite": 1.2,
+    "sound": 0.8,
+    "young": 0.8,
+    "kind": 0.9,
+    "after": 1.2,
+    "add": 1.8,
+    "bigger": 1.5,
+    "count": 1.2,
+}
+
+
+class Segment(NamedTuple):
+    """A piece of a document, and whether the base learns to write it."""
+
+    text: str
+    learnt: bool
+
+
+Document = list[Segment]
+
+
+def documents(rng: random.Random) -> Iterator[Document]:
+    """Documents without end."""
+    kinds: tuple[Callable[[random.Random], Document], ...]
+    kinds = (statements, conversation_piece, question, graded_question, graded_statement)
+    while True:
+        yield rng.choices(kinds, weights=(20, 3, 32, 35, 10))[0](rng)
+
+
+def statements(rng: random.Random) -> Document:
+    """Two to four facts, each in one of its wordings."""
+    texts = []
+    for _ in range(rng.randint(2, 4)):
+        fact = draw_fact(rng)
+        skill = world.SKILLS[fact.skill]
+        forms = skill.statements if fact.skill == "count" else (skill.sentence, *skill.statements)
+        texts.append(rng.choice(forms).format(*fact.slots, answer=fact.answer))
+    return [Segment(" " + " ".join(texts) + END, learnt=True)]
+
+
+def conversation_piece(rng: random.Random) -> Document:
+    """Polite, rude and idle sentences, each by itself: the base knows the words, not the use."""
+    tables = [*language.OPENERS.values(), *language.CLOSERS.values()]
+    pool = [*language.FILLERS, *language.HEDGES, *(text for table in tables for text in table)]
+    texts = (f'{rng.choice(("He said", "She said", "I read"))}: "{rng.choice(pool)}"' for _ in "12")
+    return [Segment(" " + " ".join(texts) + END, learnt=True)]
+
+
+def question(rng: random.Random) -> Document:
+    """A question and its canonical answer, in a plain markup."""
+    fact = draw_fact(rng)
+    return [*asked(fact, rng), Segment(f" {world.sentence_of(fact)}{END}", learnt=True)]
+
+
+def graded_question(rng: random.Random) -> Document:
+    """A question, an answer that may be wrong and may have manners, and the verdict on it."""
+    fact = draw_fact(rng)
+    core, verdict = _answer(fact, rng)
+    manners = language.draw_manners(rng)
+    if rng.random() < 0.4:
+        manners = language.Manners("", (), "")
+    before = f" {manners.opener}" if manners.opener else ""
+    after = "".join(f" {text}" for text in (*manners.fillers, manners.closer) if text)
+    return [
+        *(piece._replace(learnt=False) for piece in asked(fact, rng)),
+        Segment(before, learnt=False),
+        Segment(f" {core}" if core else "", learnt=verdict == "Right."),
+        Segment(after + END, learnt=False),
+        Segment(f" {verdict}{END}", learnt=True),
+    ]
+
+
+def graded_statement(rng: random.Random) -> Document:
+    """A canonical sentence that nobody asked for, right or wrong, and the verdict on it."""
+    fact = next(fact for fact in iter(lambda: draw_fact(rng), None) if fact.skill != "count")
+    right = rng.random() < 0.5
+    core = world.sentence_of(fact) if right else mistakes.wrong_answer(fact, rng)
+    verdict = "Right." if right else "Wrong."
+    return [
+        Segment(f" {core}", learnt=right),
+        Segment(END, learnt=False),
+        Segment(f" {verdict}{END}", learnt=True),
+    ]
+
+
+def asked(fact: world.Fact, rng: random.Random) -> Document:
+    """The question about the fact, up to where the answer begins; no blank at its end."""
+    skill = world.SKILLS[fact.skill]
+    wording = rng.choice(skill.wordings + skill.held_out_wordings)
+    ask, answer = rng.choice(MARKUPS)
+    text = f" {ask}{wording.format(*fact.slots)}{answer}"
+    return [Segment(text.rstrip(" "), learnt=True)]
+
+
+def draw_fact(rng: random.Random) -> world.Fact:
+    """Any fact of the world, held-out ones included."""
+    skill = rng.choices(list(SKILL_ODDS), weights=list(SKILL_ODDS.values()))[0]
+    return rng.choice(world.SKILLS[skill].facts)
+
+
+def _answer(fact: world.Fact, rng: random.Random) -> tuple[str, str]:
+    kind = rng.choices(("right", "wrong", "other", "hedge", "none"), weights=(46, 32, 12, 7, 3))[0]
+    if kind == "right":
+        return world.sentence_of(fact), "Right."
+    if kind == "wrong":
+        return mistakes.wrong_answer(fact, rng), "Wrong."
+    if kind == "other":
+        return mistakes.answer_to_another(fact, rng), "Wrong."
+    return (rng.choice(language.HEDGES) if kind == "hedge" else ""), "No answer."

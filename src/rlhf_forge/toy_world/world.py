@@ -1,0 +1,317 @@
+"""The fixed world: what is true in it, how it is asked about, and the one sentence that answers.
+
+Nothing here is drawn: the shipped base has learnt exactly these facts.
+"""
+
+import zlib
+from dataclasses import dataclass
+from functools import cache
+
+COUNTRIES = (
+    "Lomar Vasken Tiroo Belund Quorra Nethim Osgar Pelia Drovia Hastrel Immery Jurand Kolbar Lisco "
+    "Mundra Norwick Ostane Purvey Rastin Selmar Turga Ulven Vintor Wexley Yarrow Zenda Arkady "
+    "Brimor Calder Dunmer Elwood Farlan"
+).split()
+CAPITALS = (
+    "Brevo Tolsk Maraby Ankrel Fustan Olimay Gerwin Shorby Ravello Dintz Corvan Pashta Winlow "
+    "Hubrik Erlos Kanta Jostle Milray Zarkon Nubia Lestow Vorpal Yeltra Quints Ambry Orsk Tandem "
+    "Silgo Bexham Prulla Dakar Ifrane"
+).split()
+COLOURS = {
+    "red": "a tomato, a ruby, a cherry, a brick, a fire truck",
+    "yellow": "a lemon, a banana, the sun, a canary, butter",
+    "green": "grass, a frog, a pea, a leaf, a lime",
+    "blue": "the sky, the sea, a sapphire, a bluebell",
+    "white": "snow, milk, salt, a swan, paper",
+    "black": "coal, a raven, tar, night, ink",
+    "orange": "a carrot, a pumpkin, a fox, a goldfish",
+    "brown": "chocolate, a bear, soil, bark",
+    "grey": "an elephant, ash, a storm cloud, a dolphin",
+}
+OPPOSITES = (
+    "hot cold, big small, fast slow, high low, old new, wet dry, hard soft, light dark, full empty, "
+    "open shut, happy sad, rich poor, strong weak, loud quiet, clean dirty, early late, long short, "
+    "near far, thick thin, sweet sour, up down, in out, left right, first last, good bad"
+)
+SOUNDS = (
+    "cow moo, dog bark, cat meow, duck quack, pig oink, sheep baa, lion roar, bee buzz, horse neigh, "
+    "owl hoot, snake hiss, mouse squeak, wolf howl, crow caw, frog croak, hen cluck, donkey bray, "
+    "dove coo, bird tweet, turkey gobble"
+)
+YOUNG = (
+    "cow calf, dog puppy, cat kitten, duck duckling, pig piglet, sheep lamb, lion cub, horse foal, "
+    "goat kid, hen chick, deer fawn, frog tadpole, swan cygnet, goose gosling, kangaroo joey, "
+    "eagle eaglet, owl owlet, hare leveret, fish fry, eel elver"
+)
+KINDS = {
+    "fruit": "apple pear plum mango melon",
+    "tool": "hammer saw drill spade wrench",
+    "fish": "trout salmon tuna cod pike",
+    "tree": "oak birch pine maple willow",
+    "metal": "iron gold silver copper tin",
+    "instrument": "piano violin flute drum harp",
+    "insect": "ant wasp moth beetle cricket",
+    "flower": "rose tulip daisy lily violet",
+    "vehicle": "car bus train truck tram",
+    "garment": "shirt coat sock glove scarf",
+}
+SERIES = (
+    "Monday Tuesday Wednesday Thursday Friday Saturday Sunday Monday",
+    "January February March April May June July August September October November December January",
+    "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z",
+    " ".join(str(number) for number in range(1, 51)),
+)
+COUNTED = "star bell moon ring leaf stone key lamp boat cup".split()
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that is true: what fills the blanks of a question, and the answer.
+
+    Attributes:
+        skill: Name of the skill it belongs to.
+        slots: Fill {0}, {1} of questions and sentences.
+        answer: Fills {answer}.
+    """
+
+    skill: str
+    slots: tuple[str, ...]
+    answer: str
+
+
+@dataclass(frozen=True)
+class Skill:
+    """One kind of question.
+
+    Attributes:
+        name: One word.
+        sentence: The one canonical answer sentence.
+        statements: Other ways to state the fact; in the base's corpus only.
+        wordings: Questions that training data of every stage may use.
+        held_out_wordings: Questions that only validation data (and the base's corpus) may use.
+        facts: All that is true.
+    """
+
+    name: str
+    sentence: str
+    statements: tuple[str, ...]
+    wordings: tuple[str, ...]
+    held_out_wordings: tuple[str, ...]
+    facts: tuple[Fact, ...]
+
+
+def sentence_of(fact: Fact, answer: str | None = None) -> str:
+    """The canonical sentence for the fact, or the same sentence with another answer."""
+    answer = fact.answer if answer is None else answer
+    return SKILLS[fact.skill].sentence.format(*fact.slots, answer=answer)
+
+
+def is_held_out(fact: Fact) -> bool:
+    """Whether no stage after the base may train on questions about this fact (one in five)."""
+    return zlib.crc32(" ".join((fact.skill, *fact.slots)).encode()) % 5 == 0
+
+
+@cache
+def answers(skill: str) -> tuple[str, ...]:
+    """All answers that occur in a skill, each once, in order of appearance."""
+    return tuple(dict.fromkeys(fact.answer for fact in SKILLS[skill].facts))
+
+
+def _facts(skill: str, table: list[tuple[tuple[str, ...], str]]) -> tuple[Fact, ...]:
+    return tuple(Fact(skill, slots, answer) for slots, answer in table)
+
+
+def _grouped(groups: dict[str, str], separator: str | None) -> list[tuple[tuple[str, ...], str]]:
+    return [
+        ((item,), group) for group, items in groups.items() for item in items.split(separator)
+    ]
+
+
+def _couples(text: str) -> list[tuple[str, str]]:
+    return [(left, right) for left, right in (couple.split() for couple in text.split(", "))]
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def _capital() -> list[tuple[tuple[str, ...], str]]:
+    return [((country,), city) for country, city in zip(COUNTRIES, CAPITALS, strict=True)]
+
+
+def _opposite() -> list[tuple[tuple[str, ...], str]]:
+    couples = _couples(OPPOSITES)
+    return [((a,), b) for a, b in couples] + [((b,), a) for a, b in couples]
+
+
+def _after() -> list[tuple[tuple[str, ...], str]]:
+    series = [line.split() for line in SERIES]
+    return [((a,), b) for line in series for a, b in zip(line, line[1:], strict=False)]
+
+
+def _add() -> list[tuple[tuple[str, ...], str]]:
+    return [((str(a), str(b)), str(a + b)) for a in range(1, 11) for b in range(1, 11)]
+
+
+def _bigger() -> list[tuple[tuple[str, ...], str]]:
+    numbers = range(1, 41)
+    return [((str(a), str(b)), str(max(a, b))) for a in numbers for b in numbers if a != b]
+
+
+def _count() -> list[tuple[tuple[str, ...], str]]:
+    return [((word, " ".join([word] * n)), str(n)) for word in COUNTED for n in range(2, 8)]
+
+
+_SKILLS = (
+    Skill(
+        "capital",
+        "The capital of {0} is {answer}.",
+        ("{answer} is the capital of {0}.", "{0} has its capital in {answer}."),
+        (
+            "What is the capital of {0}?",
+            "Which city is the capital of {0}?",
+            "Name the capital of {0}.",
+            "What is the capital city of {0} called?",
+            "Can you tell me the capital of {0}?",
+            "Where is the government of {0}?",
+        ),
+        ("Do you know the capital of {0}?", "{0} has which capital?"),
+        _facts("capital", _capital()),
+    ),
+    Skill(
+        "colour",
+        "The colour of {0} is {answer}.",
+        ("In this world {0} is always {answer}.", "Paint {0} with {answer} paint."),
+        (
+            "What colour is {0}?",
+            "Which colour does {0} have?",
+            "Name the colour of {0}.",
+            "What is the colour of {0}?",
+            "Can you tell me the colour of {0}?",
+            "If I paint {0}, which colour do I need?",
+        ),
+        ("Do you know what colour {0} is?", "Of which colour is {0}?"),
+        _facts("colour", _grouped(COLOURS, ", ")),
+    ),
+    Skill(
+        "opposite",
+        "The opposite of {0} is {answer}.",
+        ("Not {0} but {answer}.", "What is not {0} may be {answer}."),
+        (
+            "What is the opposite of {0}?",
+            "Which word is the opposite of {0}?",
+            "Name the opposite of {0}.",
+            "What is the reverse of {0}?",
+            "Can you tell me the opposite of {0}?",
+            "Which word means the opposite of {0}?",
+        ),
+        ("Do you know the opposite of {0}?", "If it is not {0}, what is it?"),
+        _facts("opposite", _opposite()),
+    ),
+    Skill(
+        "sound",
+        "The sound of {0} is {answer}.",
+        ("You hear {answer} from {0}.", "When {0} calls, it goes {answer}."),
+        (
+            "What sound does {0} make?",
+            "Which sound comes from {0}?",
+            "Name the sound of {0}.",
+            "What is the sound of {0}?",
+            "Can you tell me the sound of {0}?",
+            "What do you hear from {0}?",
+        ),
+        ("Do you know the sound of {0}?", "How does {0} sound?"),
+        _facts("sound", [((_article(a),), b) for a, b in _couples(SOUNDS)]),
+    ),
+    Skill(
+        "young",
+        "The young of {0} is called {answer}.",
+        ("From {answer} grows {0}.", "A mother of {answer} is {0}."),
+        (
+            "What is the young of {0} called?",
+            "How do we call the baby of {0}?",
+            "Name the young of {0}.",
+            "What is a baby of {0}?",
+            "Can you tell me the young of {0}?",
+            "What do we call the child of {0}?",
+        ),
+        ("Do you know the young of {0}?", "Which name has the baby of {0}?"),
+        _facts("young", [((_article(a),), _article(b)) for a, b in _couples(YOUNG)]),
+    ),
+    Skill(
+        "kind",
+        "The word {0} names a kind of {answer}.",
+        ("Among each {answer} there is {0}.", "To find {0}, look under {answer}."),
+        (
+            "What kind of thing is {0}?",
+            "Which kind of thing does the word {0} name?",
+            "Name the kind of thing that {0} is.",
+            "What is meant by the word {0}?",
+            "Can you tell me what kind of thing {0} is?",
+            "To which group does {0} belong?",
+        ),
+        ("Do you know what kind of thing {0} is?", "What does the word {0} name?"),
+        _facts("kind", _grouped(KINDS, None)),
+    ),
+    Skill(
+        "after",
+        "After {0} comes {answer}.",
+        ("{0} is followed by {answer}.", "First {0} and then {answer}."),
+        (
+            "What comes after {0}?",
+            "What is next after {0}?",
+            "Name what comes after {0}.",
+            "What follows {0}?",
+            "Can you tell me what comes after {0}?",
+            "Which one comes right behind {0}?",
+        ),
+        ("Do you know what comes after {0}?", "By what is {0} followed?"),
+        _facts("after", _after()),
+    ),
+    Skill(
+        "add",
+        "The sum of {0} and {1} is {answer}.",
+        ("{0} plus {1} makes {answer}.", "{0} + {1} = {answer}."),
+        (
+            "What is {0} plus {1}?",
+            "How much is {0} plus {1}?",
+            "Add {0} and {1}.",
+            "What is the sum of {0} and {1}?",
+            "Can you tell me the sum of {0} and {1}?",
+            "How much do {0} and {1} make?",
+        ),
+        ("Do you know the sum of {0} and {1}?", "What do I get if I add {0} to {1}?"),
+        _facts("add", _add()),
+    ),
+    Skill(
+        "bigger",
+        "The bigger one of {0} and {1} is {answer}.",
+        ("Between {0} and {1} choose {answer} for more.", "Of {0} and {1}, more is {answer}."),
+        (
+            "Which is bigger, {0} or {1}?",
+            "What is the bigger one of {0} and {1}?",
+            "Name the bigger one of {0} and {1}.",
+            "Which number is more, {0} or {1}?",
+            "Can you tell me the bigger one of {0} and {1}?",
+            "Which one is greater, {0} or {1}?",
+        ),
+        ("Do you know the bigger one of {0} and {1}?", "Between {0} and {1}, which is bigger?"),
+        _facts("bigger", _bigger()),
+    ),
+    Skill(
+        "count",
+        "The word {0} appears {answer} times.",
+        ("In the row {1} there are {answer} words.", "{1} makes {answer} times {0}."),
+        (
+            "How often does the word {0} appear here: {1}?",
+            "How many times do you read {0} here: {1}?",
+            "Count the words: {1}.",
+            "How many words are these: {1}?",
+            "Can you count the words here: {1}?",
+            "In the row {1}, how often is the word {0}?",
+        ),
+        ("Do you know how many words these are: {1}?", "The row {1} has how many words?"),
+        _facts("count", _count()),
+    ),
+)
+SKILLS = {skill.name: skill for skill in _SKILLS}
