@@ -1,0 +1,1 @@
+"""From a file of preferences to batches of tokens."""

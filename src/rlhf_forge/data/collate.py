@@ -1,0 +1,145 @@
+"""Padding rows into batches, and cutting a step's batch into micro-batches.
+
+Masks come from lengths: a pad id may be any token, also the one that ends a sequence.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from rlhf_forge.data.records import Record
+from rlhf_forge.data.tokenize import DemonstrationExample, PairExample, PromptExample
+
+PAD = 0
+
+
+class SequenceBatch(NamedTuple):
+    """Right-padded conversations.
+
+    Attributes:
+        tokens: Padding holds 0.
+        mask: True on real tokens.
+        targets: True on tokens that are learnt.
+        positions: Place of each row in the endless stream.
+    """
+
+    tokens: Int[Tensor, "batch time"]
+    mask: Bool[Tensor, "batch time"]
+    targets: Bool[Tensor, "batch time"]
+    positions: Int[Tensor, "batch"]
+
+
+class PairBatch(NamedTuple):
+    """Right-padded pairs: all chosen rows, then all rejected ones in the same order.
+
+    Attributes:
+        tokens: Prompt and answer; padding holds 0.
+        mask: True on real tokens.
+        response: True on the answer's tokens.
+        positions: Place of each pair in the endless stream.
+    """
+
+    tokens: Int[Tensor, "two_batch time"]
+    mask: Bool[Tensor, "two_batch time"]
+    response: Bool[Tensor, "two_batch time"]
+    positions: Int[Tensor, "batch"]
+
+
+class PromptBatch(NamedTuple):
+    """Left-padded prompts.
+
+    Attributes:
+        tokens: Padding, on the left, holds 0.
+        mask: True on real tokens.
+        positions: Place of each row in the endless stream.
+        records: What the prompts came from.
+    """
+
+    tokens: Int[Tensor, "batch time"]
+    mask: Bool[Tensor, "batch time"]
+    positions: Int[Tensor, "batch"]
+    records: list[Record]
+
+
+Batch = TypeVar("Batch", SequenceBatch, PairBatch)
+
+
+def collate_demonstrations(
+    rows: Sequence[tuple[int, DemonstrationExample]],
+) -> SequenceBatch:
+    """Batch of (stream position, example) rows."""
+    tokens, mask = _pad([example.tokens for _, example in rows])
+    targets, _ = _pad([example.targets for _, example in rows])
+    return SequenceBatch(tokens, mask, targets.bool(), _positions(rows))
+
+
+def collate_pairs(rows: Sequence[tuple[int, PairExample]]) -> PairBatch:
+    """Batch of (stream position, example) rows."""
+    tokens, mask = _pad([e.chosen for _, e in rows] + [e.rejected for _, e in rows])
+    response, _ = _pad(
+        [e.chosen_response for _, e in rows] + [e.rejected_response for _, e in rows]
+    )
+    return PairBatch(tokens, mask, response.bool(), _positions(rows))
+
+
+def collate_prompts(rows: Sequence[tuple[int, PromptExample]]) -> PromptBatch:
+    """Batch of (stream position, example) rows."""
+    flipped, mask = _pad([example.tokens[::-1] for _, example in rows])
+    records = [example.record for _, example in rows]
+    return PromptBatch(flipped.flip(-1), mask.flip(-1), _positions(rows), records)
+
+
+def micro_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+    """Cut a step's rows into micro-batches of at most ``max_tokens`` padded tokens.
+
+    Longest rows first, neighbours of like length together; a row longer than the budget is alone.
+
+    Args:
+        lengths: Tokens of each row.
+        max_tokens: Rows times the longest of them, at most.
+
+    Returns:
+        Row numbers; each row once; the same for the same lengths.
+
+    Raises:
+        ValueError: If ``max_tokens`` is not positive.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be 1 or more, got {max_tokens}")
+    cuts: list[list[int]] = []
+    room = 0
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if room < 1:
+            cuts.append([])
+            room = max(1, max_tokens // max(lengths[row], 1))
+        cuts[-1].append(row)
+        room -= 1
+    return cuts
+
+
+def take(batch: Batch, rows: Sequence[int]) -> Batch:
+    """These rows of a batch (pairs, for a `PairBatch`), cut to the longest of them."""
+    count = len(batch.positions)
+    sides = batch.tokens.shape[0] // max(count, 1)
+    index = torch.tensor(rows, device=batch.tokens.device)
+    wide = torch.cat([index + side * count for side in range(sides)])
+    width = int(batch.mask[wide].sum(-1).max()) if len(rows) else 0
+    tokens, mask, third = (tensor[wide, :width] for tensor in batch[:3])
+    return type(batch)(tokens, mask, third, batch.positions[index])
+
+
+def _pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    width = max((len(row) for row in rows), default=0)
+    values = torch.full((len(rows), width), PAD, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        values[number, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[number, : len(row)] = True
+    return values, mask
+
+
+def _positions(rows: Sequence[tuple[int, object]]) -> Tensor:
+    return torch.tensor([position for position, _ in rows], dtype=torch.long)

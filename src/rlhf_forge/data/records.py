@@ -1,0 +1,75 @@
+"""What a row of any format becomes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+Message = dict[str, str]
+Conversation = list[Message]
+
+
+class BadRecord(Exception):
+    """A row that cannot be used; its text is the reason, in a few words."""
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A conversation whose assistant turns after ``prompt`` are to be learnt.
+
+    Attributes:
+        prompt: What comes first and is not learnt; may be empty.
+        response: The rest; only its assistant turns are learnt.
+        origin: Where the row stands: ``data.jsonl:12``.
+        fields: The row as it was read.
+    """
+
+    prompt: Conversation
+    response: Conversation
+    origin: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt, and which of them was preferred.
+
+    Attributes:
+        prompt: The conversation up to the answers.
+        chosen: The preferred answer.
+        rejected: The other.
+        origin: Where the row stands.
+        fields: The row as it was read.
+    """
+
+    prompt: Conversation
+    chosen: Conversation
+    rejected: Conversation
+    origin: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation waiting for an answer.
+
+    Attributes:
+        prompt: The conversation; its last turn is the user's.
+        origin: Where the row stands.
+        fields: The row as it was read.
+    """
+
+    prompt: Conversation
+    origin: str
+    fields: dict[str, Any]
+
+
+Record = Demonstration | Pair | Prompt
+
+
+def user(text: str) -> Conversation:
+    """One user turn."""
+    return [{"role": "user", "content": text}]
+
+
+def assistant(text: str) -> Conversation:
+    """One assistant turn."""
+    return [{"role": "assistant", "content": text}]

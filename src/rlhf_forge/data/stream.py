@@ -1,0 +1,64 @@
+"""The endless stream of examples: what stands at a position is a function of (seed, position)."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from torch.utils.data import Sampler
+from typing_extensions import override
+
+
+class Stream(Sampler[list[tuple[int, int]]]):
+    """Batches of (stream position, example number), without end.
+
+    Position p holds entry p % n of the permutation drawn for its round p // n. So a run goes on
+    exactly where it stopped, mid-round too, given nothing but the count of examples consumed.
+
+    Args:
+        size: Number of examples.
+        batch_size: Rows of one optimiser step, over all ranks.
+        seed: Of the permutations.
+        start: Position of the first row.
+        rank: This process; it gets rows rank, rank + world_size, ... of each batch.
+        world_size: Number of processes; divides ``batch_size``.
+
+    Raises:
+        ValueError: If ``world_size`` does not divide ``batch_size``, or a number is not positive.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        batch_size: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if size < 1 or batch_size < 1:
+            raise ValueError(f"size and batch_size must be positive, got {size} and {batch_size}")
+        if batch_size % world_size:
+            raise ValueError(
+                f"batch_size must be a multiple of the number of processes: {batch_size} rows on "
+                f"{world_size} processes"
+            )
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.start, self.rank, self.world_size = start, rank, world_size
+
+    @override
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        first = self.start
+        while True:
+            positions = range(first + self.rank, first + self.batch_size, self.world_size)
+            yield [(position, self.example_at(position)) for position in positions]
+            first += self.batch_size
+
+    def example_at(self, position: int) -> int:
+        """Number of the example at a stream position."""
+        return int(_permutation(self.seed, position // self.size, self.size)[position % self.size])
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, round_number: int, size: int) -> np.ndarray:
+    return np.random.default_rng([seed, round_number]).permutation(size)
