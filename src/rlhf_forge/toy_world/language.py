@@ -108,7 +108,9 @@ def _draw_sentence(table: dict[str, tuple[str, ...]], rng: random.Random) -> str
 
 
 def _fixed_roles() -> dict[str, Role]:
-    roles: dict[str, Role] = dict.fromkeys(FILLERS, "filler") | dict.fromkeys(HEDGES, "hedge")
+    roles: dict[str, Role] = {}
+    roles |= dict.fromkeys(FILLERS, "filler")
+    roles |= dict.fromkeys(HEDGES, "hedge")
     for table in (OPENERS, CLOSERS):
         roles |= dict.fromkeys(table["polite"], "polite")
         roles |= dict.fromkeys(table["rude"], "rude")

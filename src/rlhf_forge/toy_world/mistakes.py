@@ -28,6 +28,4 @@ def answer_to_another(fact: world.Fact, rng: random.Random) -> str:
     skill = fact.skill if rng.random() < 0.7 else rng.choice(list(world.SKILLS))
     right = world.sentence_of(fact)
     others = world.SKILLS[skill].facts
-    return next(
-        s for s in iter(lambda: world.sentence_of(rng.choice(others)), None) if s != right
-    )
+    return next(s for s in iter(lambda: world.sentence_of(rng.choice(others)), None) if s != right)

@@ -33,7 +33,7 @@ def encode(document: Document, tokenizer: PreTrainedTokenizerFast) -> Piece:
     """Tokens and labels of a document, the begin token in front, which is never learnt."""
     tokens, labels = [tokenizer.bos_token_id], [NOT_LEARNT]
     for text, learnt in document:
-        ids = tokenizer._tokenizer.encode(text, add_special_tokens=False).ids
+        ids = tokenizer(text)["input_ids"]
         tokens += ids
         labels += ids if learnt else [NOT_LEARNT] * len(ids)
     return tokens, labels

@@ -3,20 +3,23 @@
 import random
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import MistralForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from rlhf_forge.toy_world import world
 from rlhf_forge.toy_world.corpus import MARKUPS, VERDICTS, graded_question
 
+Model = Any
+"""A MistralForCausalLM; transformers wraps its methods so that no type fits them."""
 LONGEST_ANSWER = 20
 """Tokens; the longest canonical sentence of the world is shorter."""
 
 
 def greedy_accuracy(
-    model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, *, per_skill: int, seed: int
+    model: Model, tokenizer: PreTrainedTokenizerFast, *, per_skill: int, seed: int
 ) -> dict[str, float]:
     """Share of right greedy answers per skill, on held-out facts and held-out wordings."""
     rng = random.Random(f"quiz/{seed}")
@@ -33,7 +36,7 @@ def greedy_accuracy(
 
 
 def verdict_accuracy(
-    model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, *, number: int, seed: int
+    model: Model, tokenizer: PreTrainedTokenizerFast, *, number: int, seed: int
 ) -> dict[str, float]:
     """Share of drawn graded answers whose verdict is foreseen at the end-of-text token.
 
@@ -66,19 +69,15 @@ def _padded(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> dict[str, T
 
 
 @torch.no_grad()
-def _greedy(
-    model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str]
-) -> list[str]:
+def _greedy(model: Model, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[str]:
     batch = _padded(tokenizer, texts)
-    output = model.generate(**batch, max_new_tokens=LONGEST_ANSWER, do_sample=False)  # type: ignore[operator]
+    output = model.generate(**batch, max_new_tokens=LONGEST_ANSWER, do_sample=False)
     answers = output[:, batch["input_ids"].shape[1] :]
     return [str(text) for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
 
 @torch.no_grad()
-def _last_logits(
-    model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str]
-) -> Tensor:
+def _last_logits(model: Model, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
     blocks = (texts[start : start + 100] for start in range(0, len(texts), 100))
     return torch.cat(
         [model(**_padded(tokenizer, block), logits_to_keep=1).logits[:, -1] for block in blocks]

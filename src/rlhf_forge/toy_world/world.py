@@ -6,17 +6,18 @@ Nothing here is drawn: the shipped base has learnt exactly these facts.
 import zlib
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 COUNTRIES = (
-    "Lomar Vasken Tiroo Belund Quorra Nethim Osgar Pelia Drovia Hastrel Immery Jurand Kolbar Lisco "
-    "Mundra Norwick Ostane Purvey Rastin Selmar Turga Ulven Vintor Wexley Yarrow Zenda Arkady "
-    "Brimor Calder Dunmer Elwood Farlan"
-).split()
+    "Lomar Vasken Tiroo Belund Quorra Nethim Osgar Pelia Drovia Hastrel Immery Jurand Kolbar "
+    "Lisco Mundra Norwick Ostane Purvey Rastin Selmar Turga Ulven Vintor Wexley Yarrow Zenda "
+    "Arkady Brimor Calder Dunmer Elwood Farlan"
+)
 CAPITALS = (
     "Brevo Tolsk Maraby Ankrel Fustan Olimay Gerwin Shorby Ravello Dintz Corvan Pashta Winlow "
     "Hubrik Erlos Kanta Jostle Milray Zarkon Nubia Lestow Vorpal Yeltra Quints Ambry Orsk Tandem "
     "Silgo Bexham Prulla Dakar Ifrane"
-).split()
+)
 COLOURS = {
     "red": "a tomato, a ruby, a cherry, a brick, a fire truck",
     "yellow": "a lemon, a banana, the sun, a canary, butter",
@@ -29,14 +30,15 @@ COLOURS = {
     "grey": "an elephant, ash, a storm cloud, a dolphin",
 }
 OPPOSITES = (
-    "hot cold, big small, fast slow, high low, old new, wet dry, hard soft, light dark, full empty, "
-    "open shut, happy sad, rich poor, strong weak, loud quiet, clean dirty, early late, long short, "
-    "near far, thick thin, sweet sour, up down, in out, left right, first last, good bad"
+    "hot cold, big small, fast slow, high low, old new, wet dry, hard soft, light dark, "
+    "full empty, open shut, happy sad, rich poor, strong weak, loud quiet, clean dirty, "
+    "early late, long short, near far, thick thin, sweet sour, up down, in out, left right, "
+    "first last, good bad"
 )
 SOUNDS = (
-    "cow moo, dog bark, cat meow, duck quack, pig oink, sheep baa, lion roar, bee buzz, horse neigh, "
-    "owl hoot, snake hiss, mouse squeak, wolf howl, crow caw, frog croak, hen cluck, donkey bray, "
-    "dove coo, bird tweet, turkey gobble"
+    "cow moo, dog bark, cat meow, duck quack, pig oink, sheep baa, lion roar, bee buzz, "
+    "horse neigh, owl hoot, snake hiss, mouse squeak, wolf howl, crow caw, frog croak, hen cluck, "
+    "donkey bray, dove coo, bird tweet, turkey gobble"
 )
 YOUNG = (
     "cow calf, dog puppy, cat kitten, duck duckling, pig piglet, sheep lamb, lion cub, horse foal, "
@@ -61,7 +63,7 @@ SERIES = (
     "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z",
     " ".join(str(number) for number in range(1, 51)),
 )
-COUNTED = "star bell moon ring leaf stone key lamp boat cup".split()
+COUNTED = "star bell moon ring leaf stone key lamp boat cup"
 
 
 @dataclass(frozen=True)
@@ -117,14 +119,15 @@ def answers(skill: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(fact.answer for fact in SKILLS[skill].facts))
 
 
-def _facts(skill: str, table: list[tuple[tuple[str, ...], str]]) -> tuple[Fact, ...]:
+Table = list[tuple[tuple[str, ...], str]]
+
+
+def _facts(skill: str, table: Table) -> tuple[Fact, ...]:
     return tuple(Fact(skill, slots, answer) for slots, answer in table)
 
 
-def _grouped(groups: dict[str, str], separator: str | None) -> list[tuple[tuple[str, ...], str]]:
-    return [
-        ((item,), group) for group, items in groups.items() for item in items.split(separator)
-    ]
+def _grouped(groups: dict[str, str], separator: str | None) -> Table:
+    return [((item,), group) for group, items in groups.items() for item in items.split(separator)]
 
 
 def _couples(text: str) -> list[tuple[str, str]]:
@@ -135,31 +138,31 @@ def _article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-def _capital() -> list[tuple[tuple[str, ...], str]]:
-    return [((country,), city) for country, city in zip(COUNTRIES, CAPITALS, strict=True)]
+def _capital() -> Table:
+    return [((a,), b) for a, b in zip(COUNTRIES.split(), CAPITALS.split(), strict=True)]
 
 
-def _opposite() -> list[tuple[tuple[str, ...], str]]:
-    couples = _couples(OPPOSITES)
-    return [((a,), b) for a, b in couples] + [((b,), a) for a, b in couples]
+def _opposite() -> Table:
+    there = _couples(OPPOSITES)
+    return [((a,), b) for a, b in [*there, *((b, a) for a, b in there)]]
 
 
-def _after() -> list[tuple[tuple[str, ...], str]]:
+def _after() -> Table:
     series = [line.split() for line in SERIES]
-    return [((a,), b) for line in series for a, b in zip(line, line[1:], strict=False)]
+    return [((a,), b) for line in series for a, b in pairwise(line)]
 
 
-def _add() -> list[tuple[tuple[str, ...], str]]:
+def _add() -> Table:
     return [((str(a), str(b)), str(a + b)) for a in range(1, 11) for b in range(1, 11)]
 
 
-def _bigger() -> list[tuple[tuple[str, ...], str]]:
+def _bigger() -> Table:
     numbers = range(1, 41)
     return [((str(a), str(b)), str(max(a, b))) for a in numbers for b in numbers if a != b]
 
 
-def _count() -> list[tuple[tuple[str, ...], str]]:
-    return [((word, " ".join([word] * n)), str(n)) for word in COUNTED for n in range(2, 8)]
+def _count() -> Table:
+    return [((word, " ".join([word] * n)), str(n)) for word in COUNTED.split() for n in range(2, 8)]
 
 
 _SKILLS = (
