@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from rlhf_forge.toy_world import quiz, recipe
 
 
-class Cut(Exception):
+class CutError(Exception):
     """Stands for a power cut."""
 
 
@@ -30,11 +30,11 @@ def test_a_cut_run_goes_on_to_the_same_weights(
     def cut_in_the_fourth_step(*args: Any, **kwargs: Any) -> float:
         steps.append(1)
         if len(steps) == 4:
-            raise Cut
+            raise CutError
         return update(*args, **kwargs)
 
     monkeypatch.setattr(recipe, "_update", cut_in_the_fourth_step)
-    with pytest.raises(Cut):
+    with pytest.raises(CutError):
         recipe.train(run("cut"))
     monkeypatch.setattr(recipe, "_update", update)
     recipe.train(run("cut"))
