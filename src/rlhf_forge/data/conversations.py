@@ -23,7 +23,8 @@ def is_conversation(value: Any) -> bool:
         isinstance(value, list)
         and bool(value)
         and all(
-            isinstance(turn, dict) and ({"role", "content"} <= set(turn) or {"from", "value"} <= set(turn))
+            isinstance(turn, dict)
+            and ({"role", "content"} <= set(turn) or {"from", "value"} <= set(turn))
             for turn in value
         )
     )

@@ -57,7 +57,7 @@ class PreferenceDataModule(LightningDataModule):
         validation_fraction: float = 0.05,
         validation_limit: int | None = None,
         chat_template: str = "mistral",
-        map: dict[str, str] | None = None,  # noqa: A002 - the key people type
+        map: dict[str, str] | None = None,
         bad_records: Policy = "stop",
         max_length: int = 1024,
         batch_size: int = 32,

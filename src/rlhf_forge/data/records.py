@@ -7,7 +7,7 @@ Message = dict[str, str]
 Conversation = list[Message]
 
 
-class BadRecord(Exception):
+class BadRecord(Exception):  # noqa: N818 - what it says, not that it is an error
     """A row that cannot be used; its text is the reason, in a few words."""
 
 

@@ -4,12 +4,11 @@ import csv
 import difflib
 import gzip
 import importlib
-import io
 import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rlhf_forge.errors import UserError
 
@@ -75,9 +74,9 @@ def _from_file(place: Path) -> Iterator[Row]:
         raise UserError(f"{place}: empty: not one record in it")
 
 
-def _text(place: Path) -> io.TextIOWrapper:
-    raw = gzip.open(place, "rb") if place.suffix == ".gz" else place.open("rb")
-    return io.TextIOWrapper(raw, encoding="utf-8", newline="")  # type: ignore[arg-type]
+def _text(place: Path) -> TextIO:
+    opened = gzip.open if place.suffix == ".gz" else open
+    return opened(place, "rt", encoding="utf-8", newline="")  # type: ignore[return-value]
 
 
 def _read_jsonl(place: Path) -> Iterator[tuple[int, Any]]:
@@ -97,7 +96,7 @@ def _checked(place: Path, lines: Iterator[str]) -> Iterator[tuple[int, str]]:
     """Numbered lines, with a line number in the error where the bytes are not UTF-8."""
     number = 0
     try:
-        for number, line in enumerate(lines, 1):  # noqa: B007 - read by the handlers
+        for number, line in enumerate(lines, 1):
             yield number, line
     except UnicodeDecodeError:
         raise UserError(f"{place}:{number + 1}: not UTF-8 text") from None

@@ -1,42 +1,46 @@
-"""How far the policy is from the reference, and how strongly that is priced."""
+"""How far the policy is from the reference, and how much that costs."""
 
+import math
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# exp of more than this is clipped: single tokens can be any number of nats apart.
-MAX_LOG_RATIO = 20.0
+MAX_RELATIVE_ERROR = 0.2
 
 
 def kl_estimate(
-    log_probs: Float[Tensor, "batch time"],
-    ref_log_probs: Float[Tensor, "batch time"],
+    log_probs: Float[Tensor, "batch response"],
+    ref_log_probs: Float[Tensor, "batch response"],
     *,
     estimator: Literal["k1", "k2", "k3"] = "k1",
-) -> Float[Tensor, "batch time"]:
+) -> Float[Tensor, "batch response"]:
     """Estimate KL(policy ‖ reference) at each sampled token, in nats.
 
-    With ℓ = log π(y) − log π_ref(y) of a token y that the policy drew:
+    With ℓ = log π(y) − log π_ref(y), for a token y that the policy itself drew:
 
-        k1 = ℓ                  unbiased; negative for single tokens
-        k2 = ℓ² / 2             never negative; biased
-        k3 = exp(−ℓ) − 1 + ℓ    never negative, unbiased
+        k1 = ℓ                  unbiased; single tokens may be negative
+        k2 = ℓ² / 2             never negative; biased away from the reference
+        k3 = exp(−ℓ) − 1 + ℓ    never negative and unbiased
 
-    As a penalty inside the reward only k1 gives the gradient of the KL divergence; k2 does as a
-    loss; k3 is for logs. In k3 the exponent is clamped to ±20, beyond which it would overflow.
+    Unbiased holds for tokens drawn from π as it stands: at the temperature of ``log_probs`` and
+    without top-k or top-p. The values estimate the KL; gradients are another matter. As a penalty
+    inside the reward only k1 has the gradient of the KL, as a loss only k2 has it.
+
+    Nothing is clamped. k3 exceeds float32 once the reference is 88 nats above the policy, and is
+    then inf: only a token that the policy all but never draws can do that, so it should be seen.
 
     Args:
         log_probs: log π of the sampled tokens, in nats.
-        ref_log_probs: log π_ref of the same tokens, in nats.
-        estimator: Which of the three.
+        ref_log_probs: log π_ref of the same tokens, at the same temperature, in nats.
+        estimator: Which of the three to return.
 
     Returns:
-        One estimate a token. Padding holds a number without meaning: mask it.
+        One estimate per token. Padding holds a number without meaning: mask it.
 
     Raises:
-        ValueError: If there is no such estimator.
+        ValueError: If ``estimator`` is none of the three.
 
     Source: Schulman 2020, http://joschu.net/blog/kl-approx.html.
     """
@@ -46,33 +50,55 @@ def kl_estimate(
     if estimator == "k2":
         return log_ratio.square() / 2
     if estimator == "k3":
-        return torch.expm1((-log_ratio).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)) + log_ratio
-    raise ValueError(f"estimator must be k1, k2 or k3, got {estimator!r}")
+        # expm1: near 0, where most tokens are, exp(x) − 1 loses all digits of a result of x² / 2.
+        return torch.expm1(-log_ratio) + log_ratio
+    raise ValueError(f"estimator must be k1, k2 or k3: got {estimator!r}")
 
 
 def adapt_kl_coef(
-    kl_coef: float, kl: float, *, target: float, horizon: int, num_samples: int
+    kl_coef: float | int,
+    kl: float | int,
+    *,
+    target: float | int,
+    horizon: float | int,
+    num_samples: int,
 ) -> float:
-    """Move the price of KL so that KL moves towards its target.
+    """Move the KL coefficient so that the KL drifts towards its target.
 
-        e = clip(kl / target − 1, ±0.2)        kl_coef ← kl_coef · (1 + e · num_samples / horizon)
+        error   = clip(kl / target − 1, −0.2, 0.2)
+        kl_coef ← kl_coef · (1 + error · num_samples / horizon)
+
+    Both KLs are per response, the sum over its tokens. A KL per token looks alike and is smaller
+    by the length of the response: the coefficient would then fall without end.
 
     Args:
-        kl_coef: Price so far, in score units per nat.
-        kl: Mean over responses of the sum of k1 over their tokens, in nats per response.
-        target: Where that mean should be, in nats per response.
-        horizon: Responses over which the price may move by a factor of about e^0.2.
-        num_samples: Responses that ``kl`` is the mean of, over all ranks.
+        kl_coef: The present coefficient, in reward-model units per nat.
+        kl: Mean over the latest responses of their summed k1, in nats; may be negative by chance.
+        target: The KL to hold, in nats per response.
+        horizon: Responses over which the largest error changes the coefficient by about 20 %.
+        num_samples: Responses since the last call, over all ranks.
 
     Returns:
-        The new price.
+        The coefficient for the next responses.
 
     Raises:
-        ValueError: If ``target`` or ``horizon`` is not positive.
+        ValueError: If ``kl_coef`` or ``num_samples`` is negative, ``target`` or ``horizon`` is not
+            above 0, ``kl`` is not finite, or ``num_samples`` exceeds five horizons.
 
     Source: Ziegler et al. 2019, https://arxiv.org/abs/1909.08593, section 2.2.
     """
-    if target <= 0 or horizon <= 0:
-        raise ValueError(f"target and horizon must be positive, got {target} and {horizon}")
-    error = min(max(kl / target - 1, -0.2), 0.2)
-    return kl_coef * (1 + error * num_samples / horizon)
+    if not 0 <= kl_coef < math.inf:
+        raise ValueError(f"kl_coef must be a finite number, 0 or more: got {kl_coef}")
+    if not math.isfinite(kl):
+        raise ValueError(f"kl must be finite: got {kl}; look for a log-probability of -inf or nan")
+    if not (0 < target < math.inf and 0 < horizon < math.inf):
+        raise ValueError(
+            f"target and horizon must be finite and above 0: got {target} and {horizon}"
+        )
+    if not 0 <= num_samples * MAX_RELATIVE_ERROR <= horizon:
+        raise ValueError(
+            f"num_samples must be from 0 to 5 horizons, or the penalty could become a bonus: "
+            f"got {num_samples} with a horizon of {horizon}"
+        )
+    error = min(max(kl / target - 1, -MAX_RELATIVE_ERROR), MAX_RELATIVE_ERROR)
+    return float(kl_coef * (1 + error * num_samples / horizon))

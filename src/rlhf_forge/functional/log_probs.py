@@ -1,153 +1,199 @@
-"""From logits, or from hidden states, to the log-probability of the token that came.
+"""Log-probabilities of tokens and entropies of distributions, always in float32 or better."""
 
-The log-softmax is always taken in float32 (float64 stays): in bf16 it is off by 0.02 nats a token.
-"""
-
+import math
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def token_log_probs(
-    logits: Float[Tensor, "*shape vocab"], tokens: Int[Tensor, "*shape"], *, temperature: float
+    logits: Float[Tensor, "*shape vocab"],
+    tokens: Int[Tensor, "*shape"],
+    *,
+    temperature: float | int,
 ) -> Float[Tensor, "*shape"]:
-    """Log-probability of each token under the logits it was drawn from, in nats.
+    """Log-probability of each token under the distribution that its logits give.
 
     Args:
-        logits: Unnormalised; -inf for a token that cannot come.
-        tokens: Ids below ``vocab``.
-        temperature: What the logits are divided by.
+        logits: Those from which the token was or would be drawn: the model's output one position
+            before it.
+        tokens: Token ids.
+        temperature: What the logits are divided by, above 0; the one used in sampling.
+
+    Returns:
+        One for each token, in nats, at most 0; float32, or float64 for float64 logits. −inf for a
+        token whose logit is −inf.
 
     Raises:
-        ValueError: If ``temperature`` is not positive.
+        ValueError: If ``temperature`` is not a finite number above 0.
     """
-    scaled = _scaled(logits, temperature)
-    return scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - scaled.logsumexp(-1)
+    _check_temperature(temperature)
+    log_probs = _log_softmax(logits, temperature)
+    return log_probs.gather(-1, tokens.long().unsqueeze(-1)).squeeze(-1)
 
 
 def entropy(
-    logits: Float[Tensor, "*shape vocab"], *, temperature: float
+    logits: Float[Tensor, "*shape vocab"], *, temperature: float | int
 ) -> Float[Tensor, "*shape"]:
-    """Entropy of the distribution the logits describe, in nats.
+    """Entropy of the distribution that each row of logits gives.
 
     Args:
-        logits: Unnormalised; -inf for a token that cannot come.
-        temperature: What the logits are divided by.
+        logits: −inf is legal and means that a token cannot be drawn.
+        temperature: What the logits are divided by, above 0.
+
+    Returns:
+        From 0 (one token is certain) to the log of the vocabulary's size (all alike), in nats;
+        float32, or float64 for float64 logits.
 
     Raises:
-        ValueError: If ``temperature`` is not positive.
+        ValueError: If ``temperature`` is not a finite number above 0.
     """
-    scaled = _scaled(logits, temperature)
-    log_total = scaled.logsumexp(-1, keepdim=True)
-    probabilities = (scaled - log_total).exp()
-    # p log p is 0 at p = 0, where log p is -inf: mask the factor, not the product.
-    surprise = torch.where(probabilities > 0, log_total - scaled, 0.0)
-    return (probabilities * surprise).sum(-1)
+    _check_temperature(temperature)
+    log_probs = _log_softmax(logits, temperature)
+    probs = log_probs.exp()
+    # A token that cannot be drawn adds nothing, but 0 · −inf would be nan, gradient included.
+    return -(probs * log_probs.masked_fill(probs == 0, 0)).sum(-1)
 
 
 def chunked_log_probs(
-    hidden: Float[Tensor, "rows hidden"],
-    weight: Float[Tensor, "vocab hidden"],
-    tokens: Int[Tensor, "rows"],
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocab width"],
+    tokens: Int[Tensor, "tokens"],
     *,
-    temperature: float,
+    temperature: float | int,
     chunk_size: int,
-) -> tuple[Float[Tensor, "rows"], Float[Tensor, "rows"]]:
-    """Log-probability of each token, and the entropy there, without ever holding all logits.
+) -> tuple[Float[Tensor, "tokens"], Float[Tensor, "tokens"]]:
+    """`token_log_probs` and `entropy` of ``hidden @ weight.T``, without ever holding all logits.
 
-    Logits of ``chunk_size`` rows at a time are computed, used and dropped; the backward computes
-    them once more. Both outputs carry gradients to ``hidden``; ``weight`` is frozen and gets none.
+    Rows are taken ``chunk_size`` at a time, forward and again in the backward pass, so memory is
+    a few times ``chunk_size · vocab`` numbers however many tokens there are, for one more product
+    with ``weight``. Both results can be differentiated, once.
 
     Args:
-        hidden: State that each token was predicted from.
-        weight: Of the output layer.
-        tokens: Ids below ``vocab``.
-        temperature: What the logits are divided by.
-        chunk_size: Rows at a time: memory is chunk_size x vocab numbers.
+        hidden: Last hidden state one position before each token, of real tokens only.
+        weight: The output embedding. Gets a gradient only where it asks for one: frozen, it
+            costs nothing.
+        tokens: Token ids.
+        temperature: What the logits are divided by, above 0.
+        chunk_size: Rows to hold the logits of at once, 1 or more. It changes results by rounding
+            at most.
 
     Returns:
-        ``log_probs`` and ``entropy`` in nats, float32 (float64 for float64 input).
+        ``log_probs`` and ``entropy``, in nats; float32, or float64 for float64 inputs.
 
     Raises:
-        ValueError: If ``temperature`` or ``chunk_size`` is not positive.
+        ValueError: If ``temperature`` is not a finite number above 0, ``chunk_size`` is below 1,
+            or ``hidden`` and ``weight`` differ in dtype.
     """
+    _check_temperature(temperature)
     if chunk_size < 1:
-        raise ValueError(f"chunk_size must be 1 or more, got {chunk_size}")
-    _require_positive(temperature)
-    outputs: tuple[Tensor, Tensor] = _ChunkedLogProbs.apply(
-        hidden, weight.detach(), tokens, temperature, chunk_size
+        raise ValueError(f"chunk_size must be 1 or more: got {chunk_size}")
+    if hidden.dtype != weight.dtype:
+        raise ValueError(
+            f"hidden and weight must have one dtype: got {hidden.dtype} and {weight.dtype}"
+        )
+    results: tuple[Tensor, Tensor] = _ChunkedLogProbs.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, tokens.long(), temperature, chunk_size
     )
-    return outputs
+    return results
 
 
 class _ChunkedLogProbs(torch.autograd.Function):
-    """Keeps hidden states, log-normalisers and entropies: vectors, where logits are matrices."""
+    """Keeps no logits for the backward pass, which computes them once more."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, size: int
+    def forward(  # type: ignore[explicit-override] # typing has override from Python 3.12 on
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        tokens: Tensor,
+        temperature: float | int,
+        chunk_size: int,
     ) -> tuple[Tensor, Tensor]:
-        precise = _precise(hidden.dtype)
-        log_probs = hidden.new_empty(len(tokens), dtype=precise)
-        log_totals, entropies = torch.empty_like(log_probs), torch.empty_like(log_probs)
-        for start in range(0, len(tokens), size):
-            part = slice(start, start + size)
-            logits = _logits(hidden[part], weight, temperature)
-            log_totals[part] = logits.logsumexp(-1)
-            chosen = logits.gather(-1, tokens[part].unsqueeze(-1)).squeeze(-1)
-            log_probs[part] = chosen - log_totals[part]
-            entropies[part] = entropy(logits, temperature=1.0)
-        ctx.save_for_backward(hidden, weight, tokens, log_totals, entropies)
-        ctx.temperature, ctx.size = temperature, size
+        log_probs = torch.empty(len(hidden), dtype=_result_dtype(hidden), device=hidden.device)
+        entropies = torch.empty_like(log_probs)
+        ctx.save_for_backward(hidden, weight, tokens, entropies)
+        ctx.temperature, ctx.chunk_size = temperature, chunk_size
+        weight = _as_factor(weight)
+        for rows in _chunks(len(hidden), chunk_size):
+            vocab_log_probs = _vocab_log_probs(_as_factor(hidden[rows]), weight, temperature)
+            log_probs[rows] = vocab_log_probs.gather(1, tokens[rows, None]).squeeze(1)
+            entropies[rows] = vocab_log_probs.exp().mul_(vocab_log_probs).sum(1).neg_()
         return log_probs, entropies
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        hidden, weight, tokens, log_totals, entropies = ctx.saved_tensors
-        grad_log_probs, grad_entropies = grads
-        grad_hidden = torch.empty_like(hidden)
-        for start in range(0, len(tokens), ctx.size):
-            part = slice(start, start + ctx.size)
-            logits = _logits(hidden[part], weight, ctx.temperature)
-            logs = logits - log_totals[part].unsqueeze(-1)
-            p = logs.exp()
-            # d log p_y / d z = onehot(y) - p;   d H / d z = -p (log p + H)
-            surprise = torch.where(p > 0, logs + entropies[part].unsqueeze(-1), 0.0)
-            grad = -p * grad_log_probs[part].unsqueeze(-1)
-            grad -= p * surprise * grad_entropies[part].unsqueeze(-1)
-            grad.scatter_add_(
-                -1, tokens[part].unsqueeze(-1), grad_log_probs[part].unsqueeze(-1)
+    @once_differentiable
+    def backward(  # type: ignore[explicit-override] # as above
+        ctx: Any, grad_log_probs: Tensor, grad_entropies: Tensor
+    ) -> tuple[Tensor, Tensor | None, None, None, None]:
+        hidden, weight, tokens, entropies = ctx.saved_tensors
+        grad_hidden, grad_weight = torch.empty_like(hidden), None
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight, dtype=entropies.dtype)
+        weight = _as_factor(weight)
+        for rows in _chunks(len(hidden), ctx.chunk_size):
+            states = _as_factor(hidden[rows])
+            grad_logits = _grad_logits(
+                _vocab_log_probs(states, weight, ctx.temperature),
+                *(x[rows, None] for x in (tokens, entropies, grad_log_probs, grad_entropies)),
             )
-            grad_hidden[part] = _product(grad / ctx.temperature, weight.t(), hidden.dtype)
-        return grad_hidden, None, None, None, None
+            grad_logits = grad_logits.div_(ctx.temperature).to(weight.dtype)
+            grad_hidden[rows] = grad_logits @ weight
+            if grad_weight is not None:
+                grad_weight += grad_logits.T @ states
+        return grad_hidden, grad_weight, None, None, None
 
 
-def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    return _product(hidden, weight, _precise(hidden.dtype)) / temperature
+def _vocab_log_probs(
+    states: Float[Tensor, "rows width"],
+    weight: Float[Tensor, "vocab width"],
+    temperature: float | int,
+) -> Float[Tensor, "rows vocab"]:
+    logits = (states @ weight.T).to(_result_dtype(states))
+    return torch.log_softmax(logits.div_(temperature), dim=1)
 
 
-def _product(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """``x @ weight.T`` as ``dtype``.
+def _grad_logits(
+    vocab_log_probs: Float[Tensor, "rows vocab"],
+    tokens: Int[Tensor, "rows 1"],
+    entropies: Float[Tensor, "rows 1"],
+    grad_log_probs: Float[Tensor, "rows 1"],
+    grad_entropies: Float[Tensor, "rows 1"],
+) -> Float[Tensor, "rows vocab"]:
+    """Gradient of both results with respect to logits / temperature.
 
-    On a CPU a bf16 product takes up to a hundred times longer than one of float32 copies, whose
-    result is no less exact.
+    ∂ log p(y) / ∂z_j = [j = y] − p_j    and    ∂H / ∂z_j = −p_j (log p_j + H)
     """
-    if weight.dtype == torch.bfloat16 and x.device.type == "cpu":
-        return (x.float() @ weight.float().t()).to(dtype)
-    return (x.to(weight.dtype) @ weight.t()).to(dtype)
+    # In place: a chunk is as large as memory allows, and its log-probabilities end here.
+    probs = vocab_log_probs.exp()
+    pull = vocab_log_probs.add_(entropies).mul_(grad_entropies).add_(grad_log_probs)
+    return pull.mul_(probs).neg_().scatter_add_(1, tokens, grad_log_probs)
 
 
-def _scaled(logits: Tensor, temperature: float) -> Tensor:
-    _require_positive(temperature)
-    return logits.to(_precise(logits.dtype)) / temperature
+def _log_softmax(
+    logits: Float[Tensor, "*shape vocab"], temperature: float | int
+) -> Float[Tensor, "*shape vocab"]:
+    # In bfloat16 the result would be off by about 0.02 nats per token.
+    return torch.log_softmax(logits.to(_result_dtype(logits)) / temperature, dim=-1)
 
 
-def _precise(dtype: torch.dtype) -> torch.dtype:
-    return dtype if dtype == torch.float64 else torch.float32
+def _result_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _require_positive(temperature: float) -> None:
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+def _as_factor(matrix: Tensor) -> Tensor:
+    # A CPU without bfloat16 units multiplies bfloat16 some 100 times slower than float32. The
+    # float32 product of the same numbers is what such units sum up, less their last rounding.
+    return matrix.to(_result_dtype(matrix)) if matrix.device.type == "cpu" else matrix
+
+
+def _chunks(num_rows: int, chunk_size: int) -> list[slice]:
+    return [slice(start, start + chunk_size) for start in range(0, num_rows, chunk_size)]
+
+
+def _check_temperature(temperature: float | int) -> None:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be a finite number above 0: got {temperature}")

@@ -1,10 +1,11 @@
-"""Every loss of the house.
+"""The losses of all stages: sums over what is given, divided by the count of the whole step.
 
-``num_tokens`` and ``num_pairs`` count the whole optimiser step, over all micro-batches and ranks
-(times the world size where gradients are averaged over ranks): however a step is cut, its loss and
-its gradient are the same.
+``num_tokens`` and ``num_pairs`` count the whole optimiser step, over all micro-batches and ranks.
+However a step is cut, its pieces then add up to the same loss and gradient, and a token weighs the
+same wherever it stands. Where ranks average their gradients, multiply by the number of ranks.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -12,17 +13,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rlhf_forge.functional.kl import MAX_LOG_RATIO, kl_estimate
 from rlhf_forge.functional.masking import masked_mean
+
+# exp(20) is 5e8: beyond any ratio that training survives, and far from float32's overflow, after
+# which inf · 0 would be nan.
+MAX_LOG_RATIO = 20.0
 
 
 class PolicyStats(NamedTuple):
-    """Means over the tokens under the mask; no gradients.
+    """What one policy loss saw, over its own real tokens and detached; all 0 if it had none.
+
+    To join micro-batches, weigh their means by their tokens.
 
     Attributes:
-        clip_fraction: Share of tokens whose clipped branch is strictly the larger loss.
-        approx_kl: k3 estimate of KL(old ‖ new), nats per token.
-        ratio_max: Largest ratio; 1 if there are no tokens.
+        clip_fraction: Share of tokens where the clipped branch is strictly larger.
+        approx_kl: Mean k3 estimate of KL(old policy ‖ new policy), in nats per token.
+        ratio_max: Largest π / π_old of a token.
     """
 
     clip_fraction: Float[Tensor, ""]
@@ -31,10 +37,10 @@ class PolicyStats(NamedTuple):
 
 
 class ValueStats(NamedTuple):
-    """Means over the tokens under the mask; no gradients.
+    """What one value loss saw, over its own real tokens and detached; 0 if it had none.
 
     Attributes:
-        clip_fraction: Share of tokens whose clipped branch is strictly the larger loss.
+        clip_fraction: Share of tokens where the clipped branch is strictly larger.
     """
 
     clip_fraction: Float[Tensor, ""]
@@ -43,17 +49,20 @@ class ValueStats(NamedTuple):
 def sft_loss(
     log_probs: Float[Tensor, "batch time"], mask: Bool[Tensor, "batch time"], *, num_tokens: int
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the target tokens, in nats per token of the whole step.
+    """Negative log-likelihood of the tokens to learn, in nats per token.
 
     Args:
-        log_probs: Of the tokens of the demonstrations, in nats.
-        mask: True on target tokens.
-        num_tokens: Target tokens of the whole optimiser step.
+        log_probs: Log-probability of each token, in nats.
+        mask: True on the tokens to learn; what stands outside it is never read.
+        num_tokens: Tokens to learn in the whole optimiser step.
 
     Returns:
-        Minus the sum over the mask, divided by ``num_tokens``; 0 for an empty mask.
+        Sum over the tokens given, divided by ``num_tokens``; 0 for none.
+
+    Raises:
+        ValueError: If ``num_tokens`` is negative.
     """
-    return -torch.where(mask, log_probs, 0.0).sum() / max(num_tokens, 1)
+    return -torch.where(mask, log_probs, 0).sum() / _divisor("num_tokens", num_tokens)
 
 
 def bradley_terry_loss(
@@ -63,146 +72,163 @@ def bradley_terry_loss(
     num_pairs: int | None = None,
     margin: Float[Tensor, "pairs"] | None = None,
     preference: Float[Tensor, "pairs"] | None = None,
-    centering_coef: float = 0.0,
-    label_smoothing: float = 0.0,
+    centering_coef: float | int = 0.0,
+    label_smoothing: float | int = 0.0,
 ) -> Float[Tensor, ""]:
-    """Negative log-likelihood that the preferred answer wins, in nats per pair.
+    """Negative log-likelihood that the preferred response wins, in nats per pair.
 
-    With d = chosen − rejected − margin and p the probability that chosen wins:
+        lead = s_chosen − s_rejected − margin
+        loss = −p log σ(lead) − (1 − p) log σ(−lead) + centering_coef · (s_chosen + s_rejected)²
 
-        −p log σ(d) − (1 − p) log σ(−d) + centering_coef (chosen + rejected)²
-
-    Only differences count, so scores have no zero of their own; the centring term gives them one.
-    A model that cannot tell pays log 2.
+    A lead of 1 means odds of e to 1; a model that cannot tell pays log 2 ≈ 0.693. Only the
+    difference counts, so scores have no zero until centering gives them one.
 
     Args:
-        chosen_scores: Of the answers that were preferred.
-        rejected_scores: Of the other answers to the same prompts, in the same order.
-        num_pairs: Pairs of the whole optimiser step; None: those given.
-        margin: Lead that the chosen answer must have, in score units; None: 0.
-        preference: Probability per pair that chosen wins, in [0, 1], 0.5 for a tie; None: 1.
-        centering_coef: Weight of the centring term.
-        label_smoothing: Share of labels taken to be wrong, in [0, 0.5].
+        chosen_scores: Reward-model score of the response the annotator preferred.
+        rejected_scores: Score of the other response to the same prompt, in the same order.
+        num_pairs: Pairs in the whole optimiser step; None for the number given.
+        margin: Lead that the chosen response of each pair owes, in units of the score; None for 0.
+        preference: Probability p, in [0, 1], that chosen is the better one: 0.5 for a tie; None
+            for 1.
+        centering_coef: Weight, 0 or more, of the pull of each pair's sum towards 0.
+        label_smoothing: Share of labels, in [0, 0.5], taken to be the wrong way round.
 
     Returns:
-        Sum over pairs divided by ``num_pairs``; 0 for no pairs.
+        Sum over the pairs given, divided by ``num_pairs``; 0 for none.
 
     Raises:
-        ValueError: If ``label_smoothing`` is outside [0, 0.5].
+        ValueError: If ``num_pairs`` or ``centering_coef`` is negative, or a ``preference`` or
+            ``label_smoothing`` lies outside its range.
 
     Source: Bradley & Terry 1952; Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 1;
-    centring: Eisenstein et al. 2023, https://arxiv.org/abs/2312.09244.
+    margin: Touvron et al. 2023, https://arxiv.org/abs/2307.09288, eq. 2; centering: Eisenstein et
+    al. 2023, https://arxiv.org/abs/2312.09244.
     """
-    _require_smoothing(label_smoothing)
-    difference = chosen_scores - rejected_scores
+    if not 0 <= centering_coef < math.inf:
+        raise ValueError(f"centering_coef must be a finite number, 0 or more: got {centering_coef}")
+    if not 0 <= label_smoothing <= 0.5:
+        raise ValueError(
+            f"label_smoothing must be from 0 to 0.5: got {label_smoothing}; beyond, labels flip"
+        )
+    if preference is None:
+        preference = torch.ones_like(chosen_scores)
+    elif not ((preference >= 0) & (preference <= 1)).all():
+        low, high = preference.aminmax()
+        raise ValueError(f"preference must be from 0 to 1: got values from {low} to {high}")
+    wins = preference * (1 - label_smoothing) + (1 - preference) * label_smoothing
+    lead = chosen_scores - rejected_scores
     if margin is not None:
-        difference = difference - margin
-    wins = torch.ones_like(difference) if preference is None else preference
-    wins = wins * (1 - label_smoothing) + (1 - wins) * label_smoothing
-    losses = -wins * logsigmoid(difference) - (1 - wins) * logsigmoid(-difference)
+        lead = lead - margin
+    losses = -wins * logsigmoid(lead) - (1 - wins) * logsigmoid(-lead)
     losses = losses + centering_coef * (chosen_scores + rejected_scores).square()
-    return losses.sum() / max(losses.numel() if num_pairs is None else num_pairs, 1)
+    return losses.sum() / _divisor("num_pairs", len(losses) if num_pairs is None else num_pairs)
 
 
-def clipped_policy_loss(
-    log_probs: Float[Tensor, "batch time"],
-    old_log_probs: Float[Tensor, "batch time"],
-    advantages: Float[Tensor, "batch time"],
-    mask: Bool[Tensor, "batch time"],
+def clipped_policy_loss(  # noqa: PLR0913 - PPO's inputs, and the knobs of its named variants
+    log_probs: Float[Tensor, "batch response"],
+    old_log_probs: Float[Tensor, "batch response"],
+    advantages: Float[Tensor, "batch response"],
+    mask: Bool[Tensor, "batch response"],
     *,
-    clip_range: float,
+    clip_range: float | int,
     num_tokens: int,
-    clip_range_high: float | None = None,
-    dual_clip: float | None = None,
-    weights: Float[Tensor, "batch time"] | None = None,
+    clip_range_high: float | int | None = None,
+    dual_clip: float | int | None = None,
+    weights: Float[Tensor, "batch response"] | None = None,
 ) -> tuple[Float[Tensor, ""], PolicyStats]:
-    """PPO's clipped surrogate, per token of the whole step.
+    """PPO's clipped surrogate: follow the advantage, but not far from the policy that sampled.
 
-        ρ = exp(log π − log π_old)        L = −min(ρ A, clip(ρ, 1 − ε, 1 + ε_high) A)
+        ratio = exp(log π − log π_old)
+        loss  = max(−ratio · A, −clip(ratio, 1 − clip_range, 1 + clip_range_high) · A)
 
-    and with ``dual_clip`` c, for A < 0 only, L = min(L, −c A). The log-ratio is clamped to ±20
-    before exp, or inf · 0 would be NaN.
+    A token that has moved past the range in the direction its advantage asks for gets no gradient;
+    one on the wrong side always does. At π = π_old the gradient is that of plain policy gradient.
 
     Args:
-        log_probs: Of the sampled tokens under the policy that learns.
-        old_log_probs: Under the policy that sampled; no gradient.
-        advantages: Whitened; no gradient.
-        mask: True on response tokens.
-        clip_range: ε, above 0.
-        num_tokens: Response tokens of the whole optimiser step.
-        clip_range_high: ε_high; None: ε.
-        dual_clip: c, above 1; None: off.
-        weights: Factor on each token's loss, as truncated importance sampling has; None: 1.
+        log_probs: log π of the sampled tokens, in nats, with gradient.
+        old_log_probs: The same under the policy that sampled them, at the same temperature,
+            without. A difference beyond ±20 nats counts as ±20, and has no gradient.
+        advantages: How much better than expected each token did; whitened before, as a rule.
+        mask: True on real tokens; what stands outside it is never read.
+        clip_range: How far the ratio may fall below 1, above 0.
+        num_tokens: Real tokens in the whole optimiser step.
+        clip_range_high: How far it may rise above 1; None for ``clip_range``.
+        dual_clip: Above 1: a token with A < 0 costs at most −dual_clip · A; None for no limit.
+        weights: Factor on each token's loss, such as the truncated importance of tokens drawn by
+            another engine; not in the statistics. None for 1.
 
     Returns:
-        The loss, 0 for an empty mask, and statistics over these tokens.
+        Sum over the tokens given, divided by ``num_tokens``, 0 for none; and what it saw.
 
     Raises:
-        ValueError: If ``clip_range`` or ``clip_range_high`` is not positive, or ``dual_clip`` not
-            above 1.
+        ValueError: If a clip range is not above 0, ``dual_clip`` is not above 1 or ``num_tokens``
+            is negative.
 
-    Source: Schulman et al. 2017, https://arxiv.org/abs/1707.06347, eq. 7; dual clip: Ye et al.
-    2020, https://arxiv.org/abs/1912.09729; clip-higher: Yu et al. 2025,
-    https://arxiv.org/abs/2503.14476.
+    Source: Schulman et al. 2017, https://arxiv.org/abs/1707.06347, eq. 7; two ranges: Yu et al.
+    2025, https://arxiv.org/abs/2503.14476; dual clip: Ye et al. 2020,
+    https://arxiv.org/abs/1912.09729.
     """
     high = clip_range if clip_range_high is None else clip_range_high
-    if clip_range <= 0 or high <= 0:
-        raise ValueError(f"clip ranges must be positive, got {clip_range} and {high}")
-    if dual_clip is not None and dual_clip <= 1:
-        raise ValueError(f"dual_clip must be above 1, got {dual_clip}")
-    new, old = torch.where(mask, log_probs, 0.0), torch.where(mask, old_log_probs, 0.0)
-    gains = torch.where(mask, advantages, 0.0)
-    ratio = (new - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    plain, clipped = -ratio * gains, -ratio.clamp(1 - clip_range, 1 + high) * gains
-    losses = torch.maximum(plain, clipped)
+    _check_above("clip_range", clip_range, 0)
+    _check_above("clip_range_high", high, 0)
+    log_ratio = torch.where(mask, log_probs, 0) - torch.where(mask, old_log_probs, 0)
+    log_ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    ratio = log_ratio.exp()
+    advantages = torch.where(mask, advantages, 0)
+    unclipped = -ratio * advantages
+    clipped = -ratio.clamp(1 - clip_range, 1 + high) * advantages
+    losses = torch.maximum(unclipped, clipped)
     if dual_clip is not None:
-        losses = torch.where(gains < 0, torch.minimum(losses, -dual_clip * gains), losses)
+        _check_above("dual_clip", dual_clip, 1)
+        limit = torch.where(advantages < 0, -dual_clip * advantages, math.inf)
+        losses = torch.minimum(losses, limit)
     if weights is not None:
-        losses = losses * torch.where(mask, weights, 0.0)
-    stats = _policy_stats(ratio, plain, clipped, kl_estimate(old, new, estimator="k3"), mask)
-    return torch.where(mask, losses, 0.0).sum() / max(num_tokens, 1), stats
+        losses = losses * torch.where(mask, weights, 0)
+    stats = _policy_stats(log_ratio.detach(), (clipped > unclipped).to(losses.dtype), mask)
+    return losses.sum() / _divisor("num_tokens", num_tokens), stats
 
 
 def clipped_value_loss(
-    values: Float[Tensor, "batch time"],
-    old_values: Float[Tensor, "batch time"],
-    returns: Float[Tensor, "batch time"],
-    mask: Bool[Tensor, "batch time"],
+    values: Float[Tensor, "batch response"],
+    old_values: Float[Tensor, "batch response"],
+    returns: Float[Tensor, "batch response"],
+    mask: Bool[Tensor, "batch response"],
     *,
-    clip_range: float,
+    clip_range: float | int,
     num_tokens: int,
 ) -> tuple[Float[Tensor, ""], ValueStats]:
-    """The critic's squared error, with its move from the old estimate clipped.
+    """Half the squared error of the critic, which may not leave its old estimate by a leap.
 
-        L = ½ max((V − R)², (V_old + clip(V − V_old, ±c) − R)²)
+        loss = ½ max((V − R)², (clip(V, V_old − clip_range, V_old + clip_range) − R)²)
 
-    c is in score units: where scores spread over 5, c = 0.2 freezes the critic.
+    A value that has already moved further than the range towards its return gets no gradient.
+    A range of 0.2 suits scores of standard deviation 1 and would freeze a critic of returns like 5.
 
     Args:
-        values: Estimates of the critic that learns.
-        old_values: Its estimates at the rollout; no gradient.
-        returns: What it should have foreseen; no gradient.
-        mask: True on response tokens.
-        clip_range: c, above 0.
-        num_tokens: Response tokens of the whole optimiser step.
+        values: The critic's estimates, with gradient.
+        old_values: Its estimates at the rollout, without.
+        returns: What the estimates should be, from unwhitened advantages.
+        mask: True on real tokens; what stands outside it is never read.
+        clip_range: In reward-model units, above 0; inf for no clipping.
+        num_tokens: Real tokens in the whole optimiser step.
 
     Returns:
-        The loss, 0 for an empty mask, and statistics over these tokens.
+        Sum over the tokens given, divided by ``num_tokens``, 0 for none; and what it saw.
 
     Raises:
-        ValueError: If ``clip_range`` is not positive.
+        ValueError: If ``clip_range`` is not above 0 or ``num_tokens`` is negative.
 
-    Source: Dhariwal et al. 2017, https://github.com/openai/baselines (ppo2).
+    Source: Not in the PPO paper but in its first implementation; Huang et al. 2022,
+    https://iclr-blog-track.github.io/2022/03/25/ppo-implementation-details/, detail 9.
     """
-    if clip_range <= 0:
-        raise ValueError(f"clip_range must be positive, got {clip_range}")
-    new, old = torch.where(mask, values, 0.0), torch.where(mask, old_values, 0.0)
-    goals = torch.where(mask, returns, 0.0)
-    moved = old + (new - old).clamp(-clip_range, clip_range)
-    plain, clipped = (new - goals).square(), (moved - goals).square()
-    losses = 0.5 * torch.where(mask, torch.maximum(plain, clipped), 0.0)
-    stats = ValueStats(masked_mean((clipped > plain).to(new.dtype), mask).detach())
-    return losses.sum() / max(num_tokens, 1), stats
+    _check_above("clip_range", clip_range, 0)
+    values, old_values = torch.where(mask, values, 0), torch.where(mask, old_values, 0)
+    returns = torch.where(mask, returns, 0)
+    unclipped = (values - returns).square()
+    # Not old + clamp(new − old), whose rounding inside the range would count as clipped.
+    clipped = (values.clamp(old_values - clip_range, old_values + clip_range) - returns).square()
+    loss = torch.maximum(unclipped, clipped).sum() / 2 / _divisor("num_tokens", num_tokens)
+    return loss, ValueStats(masked_mean((clipped > unclipped).to(values.dtype), mask))
 
 
 def dpo_loss(
@@ -211,34 +237,37 @@ def dpo_loss(
     ref_chosen: Float[Tensor, "pairs"],
     ref_rejected: Float[Tensor, "pairs"],
     *,
-    beta: float,
+    beta: float | int,
     num_pairs: int | None = None,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | int = 0.0,
 ) -> Float[Tensor, ""]:
-    """Direct preference optimisation: the log-ratio to the reference is the reward, in nats a pair.
+    """Direct preference optimisation: `bradley_terry_loss` of the scores the policy implies.
 
-        h = β [(log π − log π_ref)(chosen) − (log π − log π_ref)(rejected)]
-        L = −(1 − s) log σ(h) − s log σ(−h)
+        s = β (log π(response) − log π_ref(response))
+
+    Every policy is optimal for some reward under a KL penalty of β per nat. s is that reward, up
+    to a constant of the prompt, which cancels in a pair.
 
     Args:
-        policy_chosen: Sum of the token log-probs of each chosen answer under the policy.
-        policy_rejected: The same of the rejected answers.
-        ref_chosen: Under the reference; no gradient.
-        ref_rejected: Under the reference; no gradient.
-        beta: Price of a nat of KL, above 0.
-        num_pairs: Pairs of the whole optimiser step; None: those given.
-        label_smoothing: s, the share of labels taken to be wrong, in [0, 0.5].
+        policy_chosen: Summed token log-probs of each preferred response, in nats, with gradient.
+        policy_rejected: The same of the other response to the same prompt.
+        ref_chosen: The sums under the reference, without gradient.
+        ref_rejected: The same of the other response.
+        beta: Reward units per nat, above 0: the larger, the closer to the reference it stays.
+        num_pairs: Pairs in the whole optimiser step; None for the number given.
+        label_smoothing: Share of labels, in [0, 0.5], taken to be the wrong way round.
 
     Returns:
-        Sum over pairs divided by ``num_pairs``; 0 for no pairs.
+        Sum over the pairs given, divided by ``num_pairs``, in nats per pair; 0 for none.
 
     Raises:
-        ValueError: If ``beta`` is not positive or ``label_smoothing`` outside [0, 0.5].
+        ValueError: If ``beta``, ``num_pairs`` or ``label_smoothing`` lies outside its range.
 
-    Source: Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7.
+    Source: Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7; smoothing: Mitchell
+    2023, https://ericmitchell.ai/cdpo.pdf.
     """
-    if beta <= 0:
-        raise ValueError(f"beta must be positive, got {beta}")
+    if not 0 < beta < math.inf:
+        raise ValueError(f"beta must be a finite number above 0: got {beta}")
     return bradley_terry_loss(
         beta * (policy_chosen - ref_chosen),
         beta * (policy_rejected - ref_rejected),
@@ -248,16 +277,23 @@ def dpo_loss(
 
 
 def _policy_stats(
-    ratio: Tensor, plain: Tensor, clipped: Tensor, kl: Tensor, mask: Tensor
+    log_ratio: Float[Tensor, "batch response"],
+    is_clipped: Float[Tensor, "batch response"],
+    mask: Bool[Tensor, "batch response"],
 ) -> PolicyStats:
-    largest = torch.where(mask, ratio, 0.0).amax() if mask.any() else ratio.new_ones(())
-    return PolicyStats(
-        clip_fraction=masked_mean((clipped > plain).to(ratio.dtype), mask).detach(),
-        approx_kl=masked_mean(kl, mask).detach(),
-        ratio_max=largest.detach(),
-    )
+    # k3 in the direction of the sampler: ratio − 1 − log ratio for tokens drawn from π_old.
+    k3 = torch.expm1(log_ratio) - log_ratio
+    # A ratio is above 0, so the 0 appended is the largest only where there is no token.
+    ratios = torch.cat([log_ratio[mask].exp(), log_ratio.new_zeros(1)])
+    return PolicyStats(masked_mean(is_clipped, mask), masked_mean(k3, mask), ratios.max())
 
 
-def _require_smoothing(label_smoothing: float) -> None:
-    if not 0 <= label_smoothing <= 0.5:
-        raise ValueError(f"label_smoothing must be in [0, 0.5], got {label_smoothing}")
+def _divisor(name: str, count: int) -> int:
+    if count < 0:
+        raise ValueError(f"{name} must be 0 or more, the count of the whole step: got {count}")
+    return max(count, 1)
+
+
+def _check_above(name: str, number: float | int, bound: int) -> None:
+    if not number > bound:
+        raise ValueError(f"{name} must be above {bound}: got {number}")

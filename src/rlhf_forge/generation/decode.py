@@ -79,7 +79,9 @@ def decode(
     for step in range(sampling.max_new_tokens):
         roles = [requests[row].role for row in state.rows.tolist()]
         with backbone.using(roles):
-            logits = backbone.next_logits(tokens, state.mask, _new_positions(state, step), state.cache)
+            logits = backbone.next_logits(
+                tokens, state.mask, _new_positions(state, step), state.cache
+            )
         drawn = draw(logits, state.uniforms[:, step], sampling)
         running = ~done[state.rows]
         yield dict(zip(state.rows[running].tolist(), drawn[running].tolist(), strict=True))

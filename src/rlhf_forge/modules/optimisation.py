@@ -12,7 +12,6 @@ from torch.optim import AdamW
 from transformers import get_scheduler
 
 
-
 def adamw(
     groups: Mapping[str, tuple[Sequence[nn.Parameter], float]],
     *,

@@ -21,6 +21,7 @@ from rlhf_forge.backbone.adapter_files import AdapterWeights
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.data.collate import PromptBatch
+from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.functional.advantages import (
     explained_variance,
     generalized_advantage_estimation,
@@ -34,8 +35,8 @@ from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_names
 from rlhf_forge.modules.checks import require_unit_ratio, require_zero_kl
 from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
-from rlhf_forge.modules.responses import respond, rows_of
-from rlhf_forge.modules.roles import expected_of, open_backbone, read_parent
+from rlhf_forge.modules.responses import HELD_OUT, answered_records, respond, rows_of
+from rlhf_forge.modules.roles import expected_of, open_backbone, read_parent, template_of
 from rlhf_forge.modules.settings import ObjectiveSettings, RolloutSettings, UpdateSettings
 from rlhf_forge.rollout import (
     Experience,
@@ -47,9 +48,6 @@ from rlhf_forge.rollout import (
     score_rollout,
     values_before,
 )
-
-# Held-out responses are drawn under iteration numbers no training step reaches.
-HELD_OUT = 2**31
 
 
 class PPOModule(LightningModule):
@@ -73,6 +71,8 @@ class PPOModule(LightningModule):
 
     stage = "ppo"
     role = "policy"
+    data_kind = "prompts"
+    predicts = "prompts"
 
     def __init__(  # noqa: PLR0913 - an argument is a config key
         self,
@@ -99,11 +99,18 @@ class PPOModule(LightningModule):
         self.sampling = Sampling(
             temperature=rollout.temperature, max_new_tokens=rollout.max_new_tokens
         )
+        self.max_rows = rollout.max_rows
         self.kl_coef = objective.kl_coef
         self.seconds: dict[str, float] = {}
         self.parents: dict[str, str] = {}
         self.backbone: Backbone
         self.expected: Expected
+        self.template: ChatTemplate
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """What ends a response."""
+        return self.template.eos_ids
 
     # -- the algorithm -------------------------------------------------------------------------
 
@@ -116,9 +123,7 @@ class PPOModule(LightningModule):
             require_zero_kl(rollout)
 
         kl = kl_estimate(rollout.log_probs, rollout.ref_log_probs, estimator="k1")
-        rewards = token_rewards(
-            self.shaped_scores(rollout), kl, rollout.mask, kl_coef=self.kl_coef
-        )
+        rewards = token_rewards(self.shaped_scores(rollout), kl, rollout.mask, kl_coef=self.kl_coef)
         advantages, returns = generalized_advantage_estimation(
             rewards,
             rollout.values,
@@ -270,7 +275,8 @@ class PPOModule(LightningModule):
     def configure_model(self) -> None:
         if hasattr(self, "backbone"):
             return
-        self.expected = expected_of(self.backbone_config, self.trainer.datamodule.template)
+        self.template = template_of(self)
+        self.expected = expected_of(self.backbone_config, self.template)
         reward_manifest, reward = read_parent(str(self.reward), self.expected, stage="reward")
         self.parents = {"reward": reward_manifest.fingerprint}
         self.backbone = open_backbone(self.backbone_config, self.trainer.strategy.root_device)
@@ -310,6 +316,10 @@ class PPOModule(LightningModule):
     @override
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         self._log_held_out("test", batch)
+
+    @override
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
+        return answered_records(self, batch, respond(self, batch, iteration=HELD_OUT))
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,11 +1,15 @@
 """Responses of a module's role to a batch of prompts."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.data.collate import PromptBatch
+from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.generation.decode import Request, Response, generate
 from rlhf_forge.generation.sampler import Sampling
+
+# Held-out responses are drawn under an iteration number that no training step reaches.
+HELD_OUT = 2**31
 
 
 class Responder(Protocol):
@@ -16,7 +20,11 @@ class Responder(Protocol):
     seed: int
     role: str
     max_rows: int
-    eos_ids: frozenset[int]
+    template: ChatTemplate
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """What ends a response."""
 
 
 def rows_of(batch: PromptBatch) -> list[list[int]]:
@@ -34,3 +42,17 @@ def respond(module: Responder, batch: PromptBatch, *, iteration: int) -> list[Re
     return generate(
         module.backbone, requests, module.sampling, module.eos_ids, max_rows=module.max_rows
     )
+
+
+def answered_records(
+    module: Responder, batch: PromptBatch, responses: list[Response]
+) -> list[dict[str, Any]]:
+    """Prompt, response and whether it ended by itself, ready to be written as JSON lines."""
+    return [
+        {
+            "prompt": record.prompt,
+            "response": module.template.decode(response.tokens),
+            "finished": response.finished,
+        }
+        for record, response in zip(batch.records, responses, strict=True)
+    ]

@@ -12,13 +12,22 @@ from rlhf_forge.artefact import Expected
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.data.collate import PairBatch, micro_batches, take
+from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.functional.losses import bradley_terry_loss
+from rlhf_forge.generation.decode import Request, generate
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_names
 from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
-from rlhf_forge.modules.roles import expected_of, open_backbone, read_parent
+from rlhf_forge.modules.responses import HELD_OUT
+from rlhf_forge.modules.roles import (
+    expected_of,
+    held_out_of,
+    open_backbone,
+    read_parent,
+    template_of,
+)
 from rlhf_forge.modules.settings import OptimizerSettings
-from rlhf_forge.rollout import score
+from rlhf_forge.rollout import join, score
 
 
 class RewardModule(LightningModule):
@@ -43,6 +52,8 @@ class RewardModule(LightningModule):
 
     stage = "reward"
     role = "reward"
+    data_kind = "pairs"
+    predicts = "pairs"
 
     def __init__(  # noqa: PLR0913 - an argument is a config key
         self,
@@ -73,12 +84,14 @@ class RewardModule(LightningModule):
         self.parents: dict[str, str] = {}
         self.backbone: Backbone
         self.expected: Expected
+        self.template: ChatTemplate
 
     @override
     def configure_model(self) -> None:
         if hasattr(self, "backbone"):
             return
-        self.expected = expected_of(self.backbone_config, self.trainer.datamodule.template)
+        self.template = template_of(self)
+        self.expected = expected_of(self.backbone_config, self.template)
         manifest, sft = read_parent(str(self.sft), self.expected, stage="sft")
         self.parents = {"sft": manifest.fingerprint}
         self.backbone = open_backbone(self.backbone_config, self.trainer.strategy.root_device)
@@ -125,6 +138,36 @@ class RewardModule(LightningModule):
         return self._held_out("test", batch)
 
     @override
+    def predict_step(self, batch: PairBatch, batch_idx: int) -> list[dict[str, float]]:
+        held_out = self._held_out_scores(batch)
+        rows = zip(held_out["chosen"].tolist(), held_out["rejected"].tolist(), strict=True)
+        return [{"chosen_score": chosen, "rejected_score": rejected} for chosen, rejected in rows]
+
+    @override
+    def on_train_end(self) -> None:
+        self.calibrate()
+
+    def calibrate(self) -> None:
+        """Centre and scale the scores on responses of the SFT policy to held-out prompts."""
+        records = [example.record for example in held_out_of(self)][: self.calibration_samples]
+        prompts = [self.template.prompt(record.prompt) for record in records]
+        requests = [
+            Request(prompt, "reference", (self.seed, HELD_OUT, row))
+            for row, prompt in enumerate(prompts)
+        ]
+        eos_ids = self.template.eos_ids
+        responses = generate(self.backbone, requests, self.sampling, eos_ids, max_rows=64)
+        scores = []
+        for start in range(0, len(prompts), 64):
+            part = slice(start, start + 64)
+            tokens, mask = join(prompts[part], responses[part], self.device)
+            with torch.no_grad():
+                scores.append(score(self.backbone, tokens, mask))
+        every = torch.cat(scores)
+        std = float(every.std()) if len(every) > 1 else 1.0
+        self.backbone.set_scale("reward", mean=float(every.mean()), std=max(std, 1e-6))
+
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         keep_trainable(checkpoint, self.backbone)
 
@@ -152,12 +195,19 @@ class RewardModule(LightningModule):
         )
 
     def _held_out(self, name: str, batch: PairBatch) -> dict[str, Tensor]:
-        scores = [self._scores(take(batch, rows)) for rows in self._cuts(batch)]
-        chosen = torch.cat([c for c, _ in scores])
-        rejected = torch.cat([r for _, r in scores])
+        scores = self._held_out_scores(batch)
         count = len(batch.positions)
-        self.log(f"{name}/loss", self._loss(chosen, rejected, count), batch_size=count)
-        return {"chosen": chosen, "rejected": rejected}
+        loss = self._loss(scores["chosen"], scores["rejected"], count)
+        self.log(f"{name}/loss", loss, batch_size=count)
+        self.log(f"{name}/accuracy", wins(**scores).mean(), batch_size=count, prog_bar=True)
+        return scores
+
+    def _held_out_scores(self, batch: PairBatch) -> dict[str, Tensor]:
+        count = len(batch.positions)
+        scores = torch.empty(2, count, device=self.device)
+        for rows in self._cuts(batch):
+            scores[:, rows] = torch.stack(self._scores(take(batch, rows)))
+        return {"chosen": scores[0], "rejected": scores[1]}
 
 
 def wins(chosen: Tensor, rejected: Tensor) -> Tensor:

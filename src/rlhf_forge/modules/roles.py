@@ -4,13 +4,16 @@ import platform
 from pathlib import Path
 
 import torch
+from lightning.pytorch import LightningModule
 
 from rlhf_forge.artefact import Expected, Manifest, check_fits, read_manifest
 from rlhf_forge.backbone.adapter_files import AdapterWeights, read_adapter
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.backbone.loading import content_fingerprint, load_base
+from rlhf_forge.data.module import PreferenceDataModule
 from rlhf_forge.data.render import ChatTemplate
+from rlhf_forge.data.tokenize import Example
 from rlhf_forge.errors import UserError
 from rlhf_forge.hub import base_folder
 
@@ -19,6 +22,24 @@ def open_backbone(config: BackboneConfig, device: torch.device) -> Backbone:
     """The base of ``config`` on ``device``, without roles."""
     model = load_base(config, device)
     return Backbone(model, config.lora, gradient_checkpointing=config.gradient_checkpointing)
+
+
+def data_of(module: LightningModule) -> PreferenceDataModule:
+    """The data module that the module trains with."""
+    data = getattr(module.trainer, "datamodule", None)
+    if not isinstance(data, PreferenceDataModule):
+        raise UserError(f"{type(module).__name__} needs a PreferenceDataModule as datamodule")
+    return data
+
+
+def template_of(module: LightningModule) -> ChatTemplate:
+    """The chat template that the module's data is rendered with."""
+    return data_of(module).template
+
+
+def held_out_of(module: LightningModule) -> list[Example]:
+    """The examples that the module is not trained on."""
+    return data_of(module).held_out
 
 
 def expected_of(config: BackboneConfig, template: ChatTemplate) -> Expected:
@@ -30,9 +51,7 @@ def expected_of(config: BackboneConfig, template: ChatTemplate) -> Expected:
     )
 
 
-def read_parent(
-    folder: str, expected: Expected, *, stage: str
-) -> tuple[Manifest, AdapterWeights]:
+def read_parent(folder: str, expected: Expected, *, stage: str) -> tuple[Manifest, AdapterWeights]:
     """The manifest and weights of a parent artefact that fits this run.
 
     Raises:

@@ -68,7 +68,9 @@ class ObjectiveSettings:
 
     def __post_init__(self) -> None:
         _require(self.kl_coef >= 0, "kl_coef", "0 or more", self.kl_coef)
-        _require(self.kl_target is None or self.kl_target > 0, "kl_target", "above 0", self.kl_target)
+        _require(
+            self.kl_target is None or self.kl_target > 0, "kl_target", "above 0", self.kl_target
+        )
         _require(self.kl_horizon > 0, "kl_horizon", "above 0", self.kl_horizon)
         _require(self.score_clip > 0, "score_clip", "above 0", self.score_clip)
 
@@ -86,7 +88,7 @@ class UpdateSettings:
         clip_range: The ratio's gain ends at 1 plus or minus this.
         value_clip_range: The critic moves at most this far from its old estimate, score units.
         value_coef: Weight of the critic's loss.
-        target_kl: Leave the rollout once new and old policy differ by more nats a token; none: never.
+        target_kl: Leave a rollout once new and old policy differ by more nats a token; none: no.
         learning_rate: Of the policy.
         value_learning_rate: Of the critic.
         warmup_iterations: Iterations over which both rise from 0; then they fall linearly to 0.
@@ -116,7 +118,9 @@ class UpdateSettings:
             _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
         for name in ("gamma", "gae_lambda"):
             _require(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
-        _require(self.target_kl is None or self.target_kl > 0, "target_kl", "above 0", self.target_kl)
+        _require(
+            self.target_kl is None or self.target_kl > 0, "target_kl", "above 0", self.target_kl
+        )
 
 
 def _require(holds: bool, name: str, rule: str, got: object) -> None:

@@ -11,12 +11,14 @@ from typing_extensions import override
 from rlhf_forge.artefact import Expected
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
-from rlhf_forge.data.collate import SequenceBatch, micro_batches, take
+from rlhf_forge.data.collate import PromptBatch, SequenceBatch, micro_batches, take
+from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.functional.losses import sft_loss
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_names
 from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
-from rlhf_forge.modules.roles import expected_of, open_backbone
+from rlhf_forge.modules.responses import HELD_OUT, answered_records, respond
+from rlhf_forge.modules.roles import expected_of, open_backbone, template_of
 from rlhf_forge.modules.settings import OptimizerSettings
 
 
@@ -36,6 +38,9 @@ class SFTModule(LightningModule):
 
     stage = "sft"
     role = "policy"
+    data_kind = "demonstrations"
+    predicts = "prompts"
+    max_rows = 64
 
     def __init__(
         self,
@@ -58,12 +63,19 @@ class SFTModule(LightningModule):
         self.parents: dict[str, str] = {}
         self.backbone: Backbone
         self.expected: Expected
+        self.template: ChatTemplate
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """What ends a response."""
+        return self.template.eos_ids
 
     @override
     def configure_model(self) -> None:
         if hasattr(self, "backbone"):
             return
-        self.expected = expected_of(self.backbone_config, self.trainer.datamodule.template)
+        self.template = template_of(self)
+        self.expected = expected_of(self.backbone_config, self.template)
         self.backbone = open_backbone(self.backbone_config, self.trainer.strategy.root_device)
         fresh = self.backbone.fresh_weights(seed=self.seed)
         self.backbone.add_role("policy", fresh, trainable=True)
@@ -104,6 +116,10 @@ class SFTModule(LightningModule):
     @override
     def test_step(self, batch: SequenceBatch, batch_idx: int) -> None:
         self._log_held_out("test/loss", batch)
+
+    @override
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
+        return answered_records(self, batch, respond(self, batch, iteration=HELD_OUT))
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

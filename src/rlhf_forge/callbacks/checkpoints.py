@@ -1,0 +1,102 @@
+"""Checkpoints that are whole or not there, counted in iterations."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from rlhf_forge.errors import UserError
+
+LAST = "last.ckpt"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, syncs, then renames: a crash leaves the old file or the new one.
+
+    Lightning's own writes its temporary file to $TMPDIR and moves it, which is a copy where that is
+    another file system: killed in the middle it leaves an empty checkpoint.
+    """
+
+    @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
+    ) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+        try:
+            with unfinished.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(target)
+        except (OSError, RuntimeError) as error:
+            unfinished.unlink(missing_ok=True)
+            raise UserError(
+                f"{target}: cannot be written ({error})",
+                hint="free some space; the checkpoint before this one is untouched",
+            ) from error
+        _sync_folder(target.parent)
+
+    @override
+    def load_checkpoint(self, path: _PATH, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such checkpoint") from None
+        except Exception as error:  # torch.load raises half a dozen kinds for a cut file
+            raise UserError(
+                f"{path}: truncated, or not a checkpoint of rlhf_forge",
+                hint="resume from another one in the same folder",
+            ) from error
+        return checkpoint
+
+
+class IterationCheckpoint(Callback):
+    """Writes ``checkpoints/last.ckpt`` every so many iterations, and at the end.
+
+    Lightning's ModelCheckpoint counts optimiser steps, of which an iteration may take any number.
+
+    Args:
+        every: Iterations between checkpoints.
+    """
+
+    def __init__(self, every: int = 50) -> None:
+        if every < 1:
+            raise ValueError(f"every must be 1 or more, got {every}")
+        self.every = every
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for litter in _folder(trainer).glob("*.tmp-*"):
+            litter.unlink(missing_ok=True)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any
+    ) -> None:
+        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        if done % self.every == 0:
+            trainer.save_checkpoint(_folder(trainer) / LAST)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(_folder(trainer) / LAST)
+
+
+def _folder(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "checkpoints"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,78 @@
+"""Responses to the same few prompts all along a run, as text to read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from typing_extensions import override
+
+from rlhf_forge.generation.decode import Request, generate
+from rlhf_forge.modules.ppo import PPOModule
+from rlhf_forge.modules.responses import HELD_OUT
+from rlhf_forge.modules.roles import held_out_of
+
+
+class SampleWriter(Callback):
+    """Writes the answers of reference (SFT) and policy side by side, in PPO.
+
+    They go to ``samples.jsonl`` and to TensorBoard as ``samples/responses``.
+
+    Args:
+        number: Prompts, the first of the held-out ones.
+        every: Iterations between samples.
+    """
+
+    def __init__(self, number: int = 8, every: int = 10) -> None:
+        self.number, self.every = number, every
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        if isinstance(pl_module, PPOModule) and done % self.every == 0:
+            self._write(trainer, pl_module, done)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        if isinstance(pl_module, PPOModule) and done % self.every != 0:
+            self._write(trainer, pl_module, done)
+
+    def _write(self, trainer: Trainer, module: PPOModule, iteration: int) -> None:
+        records = [example.record for example in held_out_of(module)[: self.number]]
+        answers = {role: _answers(module, records, role) for role in ("reference", "policy")}
+        rows = [
+            {
+                "iteration": iteration,
+                "prompt": record.prompt[-1]["content"],
+                "sft": answers["reference"][row],
+                "ppo": answers["policy"][row],
+            }
+            for row, record in enumerate(records)
+        ]
+        path = Path(trainer.default_root_dir) / "samples.jsonl"
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("samples/responses", _table(rows), iteration)
+
+
+def _answers(module: PPOModule, records: list[Any], role: str) -> list[str]:
+    requests = [
+        Request(module.template.prompt(record.prompt), role, (module.seed, HELD_OUT, row))
+        for row, record in enumerate(records)
+    ]
+    responses = generate(
+        module.backbone, requests, module.sampling, module.eos_ids, max_rows=module.max_rows
+    )
+    return [module.template.decode(response.tokens) for response in responses]
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| prompt | SFT | PPO |", "|---|---|---|"]
+    for row in rows:
+        cells = (str(row[key]).replace("|", "\\|").replace("\n", " ") for key in ("prompt", "sft", "ppo"))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

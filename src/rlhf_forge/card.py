@@ -1,0 +1,57 @@
+"""The model card of an artefact."""
+
+from pathlib import Path
+
+from rlhf_forge.artefact import Manifest
+
+CARD = """---
+base_model: {base}
+library_name: peft
+tags: [rlhf, {stage}, lora]
+---
+
+# {title}
+
+A LoRA adapter trained by the {stage} stage of rlhf_forge on `{base}`
+({precision}, fingerprint `{fingerprint}`).
+
+{parents}
+
+| metric | value |
+|---|---|
+{metrics}
+
+Scores of a reward model are `(raw - {mean:.6g}) / {std:.6g}`; `forge.json` holds both numbers.
+
+## Use
+
+{use}
+"""
+
+USE_POLICY = """```python
+from peft import AutoPeftModelForCausalLM
+model = AutoPeftModelForCausalLM.from_pretrained("THIS_FOLDER")
+```"""
+USE_REWARD = """```python
+from peft import AutoPeftModelForSequenceClassification
+model = AutoPeftModelForSequenceClassification.from_pretrained("THIS_FOLDER", num_labels=1)
+```"""
+
+
+def write_card(manifest: Manifest, folder: Path) -> None:
+    """Write ``README.md`` from what the manifest knows."""
+    parents = [f"Parent: {role} `{fp[:12]}`." for role, fp in manifest.parents.items()]
+    metrics = [f"| {name} | {value:.4g} |" for name, value in sorted(manifest.metrics.items())]
+    text = CARD.format(
+        base=manifest.base,
+        stage=manifest.stage,
+        title=f"{manifest.stage} on {manifest.base}",
+        precision=manifest.precision,
+        fingerprint=manifest.base_fingerprint[:12],
+        parents=" ".join(parents) or "No parents.",
+        metrics="\n".join(metrics),
+        mean=manifest.reward_mean,
+        std=manifest.reward_std,
+        use=USE_REWARD if manifest.stage == "reward" else USE_POLICY,
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -1,0 +1,45 @@
+"""Golden values: a few texts and what a role makes of them, to know it again by."""
+
+from collections.abc import Sequence
+
+import torch
+
+from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.data.records import Demonstration, Pair, Record, assistant
+from rlhf_forge.data.render import ChatTemplate
+from rlhf_forge.data.tokenize import Example
+from rlhf_forge.rollout import score
+
+Row = tuple[list[int], list[int]]
+
+
+def golden_rows(examples: Sequence[Example], template: ChatTemplate, number: int) -> list[Row]:
+    """(tokens, targets) of the first held-out conversations; prompts get a fixed answer."""
+    records = [example.record for example in examples[:number]]
+    return [_row(record, template) for record in records]
+
+
+def _row(record: Record, template: ChatTemplate) -> Row:
+    if isinstance(record, Pair):
+        response = record.chosen
+    elif isinstance(record, Demonstration):
+        response = record.response
+    else:
+        response = assistant("Yes.")
+    tokens, targets = template.answered(record.prompt, response)
+    return tokens, [int(target) for target in targets]
+
+
+def golden_values(backbone: Backbone, role: str, rows: Sequence[Row]) -> list[float]:
+    """Of each row alone: normalised score if the role has a head, else mean log-prob in nats."""
+    return [_value(backbone, role, *row) for row in rows]
+
+
+def _value(backbone: Backbone, role: str, tokens: list[int], targets: list[int]) -> float:
+    ids = torch.tensor([tokens], device=backbone.device)
+    mask = torch.tensor([targets], device=backbone.device).bool()
+    if role in backbone.heads:
+        return score(backbone, ids, mask, role=role).item()
+    with backbone.using(role):
+        log_probs, _ = backbone.log_probs(ids, mask, temperature=1.0)
+    return log_probs.sum().item() / max(int(mask.sum()), 1)

@@ -1,0 +1,43 @@
+"""The words of the command line, and the help over all of them."""
+
+import difflib
+from collections.abc import Iterable
+
+STAGES = {
+    "fit": "train one stage: SFT, reward model or PPO",
+    "validate": "held-out metrics of a trained stage",
+    "test": "the same on the test split",
+    "predict": "write responses or scores as JSON lines",
+}
+COMMANDS = {
+    "pipeline": "run all stages of a folder of configs, then evaluate and export",
+    "evaluate": "win rate, score, accuracy and KL of a policy against another",
+    "export": "write an adapter, or a merged model, for other tools",
+    "chat": "talk to a trained policy, also from stdin",
+    "serve": "answer OpenAI-style requests and score answers",
+    "configs": "list the presets",
+    "env": "versions and devices, for a bug report",
+}
+
+USAGE = "\n".join(
+    [
+        "usage: python -m rlhf_forge COMMAND [options]",
+        "",
+        "SFT, reward model and PPO on one 4-bit base and one GPU.",
+        "",
+        *(f"  {word:<10}{what}" for word, what in (STAGES | COMMANDS).items()),
+        "",
+        "  python -m rlhf_forge pipeline configs/quickstart",
+        "  python -m rlhf_forge fit --config sft.yaml --data.path mine.jsonl",
+        "  python -m rlhf_forge chat lightning_logs/quickstart/ppo/artefact",
+        "",
+        "COMMAND --help lists the options of a command.",
+        "",
+    ]
+)
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """``did you mean X?`` for the known word most like ``word``; None if none is like it."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else None
