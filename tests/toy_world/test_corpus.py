@@ -35,7 +35,7 @@ def test_wrong_answers_and_manners_are_never_learnt() -> None:
     rng = random.Random(0)
     truths = {world.sentence_of(fact) for skill in world.SKILLS.values() for fact in skill.facts}
     for _ in range(1000):
-        learnt = "".join(text for text, kept in corpus.graded_question(rng) if kept)
+        learnt = "".join(text for text, weight in corpus.graded_question(rng) if weight)
         core, verdict, end = learnt.rpartition(
             next(f" {v}" for v in corpus.VERDICTS if f" {v}" in learnt)
         )
@@ -72,9 +72,9 @@ def test_batches_are_a_function_of_seed_and_number(tokenizer: PreTrainedTokenize
 
 
 def test_rows_hold_whole_documents(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokens, labels = next(packing.batches(tokenizer, seed=0, start=0, rows=8, length=128))
-    learnt = labels != packing.NOT_LEARNT
-    assert (labels[learnt] == tokens[learnt]).all()
+    tokens, weights = next(packing.batches(tokenizer, seed=0, start=0, rows=8, length=128))
+    assert (weights[tokens == tokenizer.pad_token_id] == 0).all()
+    assert (weights[tokens == tokenizer.bos_token_id] == 0).all()
     for row in tokens:
         text = [token for token in row.tolist() if token != tokenizer.pad_token_id]
         assert text[0] == tokenizer.bos_token_id

@@ -22,6 +22,8 @@ MARKUPS = (
     ("Teacher: ", "\nPupil: "),
 )
 VERDICTS = ("Right.", "Wrong.", "No answer.")
+VERDICT_WEIGHT = 6.0
+"""Verdicts are few; with weight 1 their gradient drowns in that of the many other tokens."""
 SKILL_ODDS = {
     "capital": 1.3,
     "colour": 1.0,
@@ -37,10 +39,10 @@ SKILL_ODDS = {
 
 
 class Segment(NamedTuple):
-    """A piece of a document, and whether the base learns to write it."""
+    """A piece of a document, and the weight of its tokens in the loss: 0 for reading only."""
 
     text: str
-    learnt: bool
+    weight: float
 
 
 Document = list[Segment]
@@ -62,7 +64,7 @@ def statements(rng: random.Random) -> Document:
         skill = world.SKILLS[fact.skill]
         forms = skill.statements if fact.skill == "count" else (skill.sentence, *skill.statements)
         texts.append(rng.choice(forms).format(*fact.slots, answer=fact.answer))
-    return [Segment(" " + " ".join(texts) + END, learnt=True)]
+    return [Segment(" " + " ".join(texts) + END, weight=1.0)]
 
 
 def conversation_piece(rng: random.Random) -> Document:
@@ -70,13 +72,13 @@ def conversation_piece(rng: random.Random) -> Document:
     tables = [*language.OPENERS.values(), *language.CLOSERS.values()]
     pool = [*language.FILLERS, *language.HEDGES, *(text for table in tables for text in table)]
     texts = (f'{rng.choice(("He said", "She said", "I read"))}: "{rng.choice(pool)}"' for _ in "12")
-    return [Segment(" " + " ".join(texts) + END, learnt=True)]
+    return [Segment(" " + " ".join(texts) + END, weight=1.0)]
 
 
 def question(rng: random.Random) -> Document:
     """A question and its canonical answer, in a plain markup."""
     fact = draw_fact(rng)
-    return [*asked(fact, rng), Segment(f" {world.sentence_of(fact)}{END}", learnt=True)]
+    return [*asked(fact, rng), Segment(f" {world.sentence_of(fact)}{END}", weight=1.0)]
 
 
 def graded_question(rng: random.Random) -> Document:
@@ -89,11 +91,11 @@ def graded_question(rng: random.Random) -> Document:
     before = f" {manners.opener}" if manners.opener else ""
     after = "".join(f" {text}" for text in (*manners.fillers, manners.closer) if text)
     return [
-        *(piece._replace(learnt=False) for piece in asked(fact, rng)),
-        Segment(before, learnt=False),
-        Segment(f" {core}" if core else "", learnt=verdict == "Right."),
-        Segment(after + END, learnt=False),
-        Segment(f" {verdict}{END}", learnt=True),
+        *(piece._replace(weight=0.0) for piece in asked(fact, rng)),
+        Segment(before, weight=0.0),
+        Segment(f" {core}" if core else "", weight=1.0 if verdict == "Right." else 0.0),
+        Segment(after + END, weight=0.0),
+        Segment(f" {verdict}{END}", weight=VERDICT_WEIGHT),
     ]
 
 
@@ -104,9 +106,9 @@ def graded_statement(rng: random.Random) -> Document:
     core = world.sentence_of(fact) if right else mistakes.wrong_answer(fact, rng)
     verdict = "Right." if right else "Wrong."
     return [
-        Segment(f" {core}", learnt=right),
-        Segment(END, learnt=False),
-        Segment(f" {verdict}{END}", learnt=True),
+        Segment(f" {core}", weight=1.0 if right else 0.0),
+        Segment(END, weight=0.0),
+        Segment(f" {verdict}{END}", weight=VERDICT_WEIGHT),
     ]
 
 
@@ -116,7 +118,7 @@ def asked(fact: world.Fact, rng: random.Random) -> Document:
     wording = rng.choice(skill.wordings + skill.held_out_wordings)
     ask, answer = rng.choice(MARKUPS)
     text = f" {ask}{wording.format(*fact.slots)}{answer}"
-    return [Segment(text.rstrip(" "), learnt=True)]
+    return [Segment(text.rstrip(" "), weight=1.0)]
 
 
 def draw_fact(rng: random.Random) -> world.Fact:

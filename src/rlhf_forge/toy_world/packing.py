@@ -9,18 +9,16 @@ from transformers import PreTrainedTokenizerFast
 
 from rlhf_forge.toy_world.corpus import Document, documents
 
-NOT_LEARNT = -100
-
-Piece = tuple[list[int], list[int]]
+Piece = tuple[list[int], list[float]]
 
 
 def batches(
     tokenizer: PreTrainedTokenizerFast, *, seed: int, start: int, rows: int, length: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches (tokens, labels) [rows, length] without end, from batch number ``start`` on.
+    """Batches (tokens, weights) [rows, length] without end, from batch number ``start`` on.
 
-    Batch n is a function of (seed, n). Labels are the tokens themselves, not shifted; what is not
-    learnt holds ``NOT_LEARNT``. Rows end in padding where no further document fitted.
+    Batch n is a function of (seed, n). A weight is that of the token at its own place, not of the
+    next one; 0 is not learnt. Rows end in padding where no further document fitted.
     """
     number = start
     while True:
@@ -30,13 +28,13 @@ def batches(
 
 
 def encode(document: Document, tokenizer: PreTrainedTokenizerFast) -> Piece:
-    """Tokens and labels of a document, the begin token in front, which is never learnt."""
-    tokens, labels = [tokenizer.bos_token_id], [NOT_LEARNT]
-    for text, learnt in document:
+    """Tokens of a document and their weights, the begin token in front, which is never learnt."""
+    tokens, weights = [tokenizer.bos_token_id], [0.0]
+    for text, weight in document:
         ids = tokenizer(text)["input_ids"]
         tokens += ids
-        labels += ids if learnt else [NOT_LEARNT] * len(ids)
-    return tokens, labels
+        weights += [weight] * len(ids)
+    return tokens, weights
 
 
 def _batch(
@@ -44,11 +42,11 @@ def _batch(
 ) -> tuple[Tensor, Tensor]:
     """First fit: each document goes into the first row with room; ten misfits end the batch."""
     tokens = torch.full((rows, length), tokenizer.pad_token_id)
-    labels = torch.full((rows, length), NOT_LEARNT)
+    weights = torch.zeros(rows, length)
     used = [0] * rows
     misfits = 0
     while misfits < 10:
-        piece_tokens, piece_labels = encode(next(stream), tokenizer)
+        piece_tokens, piece_weights = encode(next(stream), tokenizer)
         size = len(piece_tokens)
         row = next((row for row in range(rows) if used[row] + size <= length), None)
         if row is None:
@@ -56,6 +54,6 @@ def _batch(
             continue
         place = slice(used[row], used[row] + size)
         tokens[row, place] = torch.tensor(piece_tokens)
-        labels[row, place] = torch.tensor(piece_labels)
+        weights[row, place] = torch.tensor(piece_weights)
         used[row] += size
-    return tokens, labels
+    return tokens, weights

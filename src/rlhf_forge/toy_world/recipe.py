@@ -72,8 +72,10 @@ def train(run: Run) -> None:
     step, log = _restore(run, model, optimiser)
     stream = packing.batches(tokenizer, seed=run.seed, start=step, rows=ROWS, length=LENGTH)
     started, losses = time.perf_counter(), []
-    for tokens, labels in islice(stream, run.steps - step):
-        losses.append(_update(model, optimiser, tokens, labels, lr=_learning_rate(step, run.steps)))
+    for tokens, weights in islice(stream, run.steps - step):
+        losses.append(
+            _update(model, optimiser, tokens, weights, lr=_learning_rate(step, run.steps))
+        )
         step += 1
         if step % run.steps_between == 0 or step == run.steps:
             seconds = time.perf_counter() - started
@@ -133,14 +135,16 @@ def _update(
     model: Model,
     optimiser: torch.optim.Optimizer,
     tokens: Tensor,
-    labels: Tensor,
+    weights: Tensor,
     *,
     lr: float,
 ) -> float:
     """One step; logits are computed only where something is learnt. Returns the loss in nats."""
     hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
-    learnt = labels[:, 1:] != packing.NOT_LEARNT
-    loss = cross_entropy(model.lm_head(hidden[learnt]), labels[:, 1:][learnt])
+    tokens, weights = tokens[:, 1:], weights[:, 1:]
+    learnt = weights > 0
+    losses = cross_entropy(model.lm_head(hidden[learnt]), tokens[learnt], reduction="none")
+    loss = (losses * weights[learnt]).sum() / weights.sum()
     torch.autograd.backward(loss)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for group in optimiser.param_groups:
