@@ -1,13 +1,15 @@
 """The one frozen base and the roles that live on it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from rlhf_forge.backbone.adapted_linear import AdaptedLinear, Selection, fresh_pair
@@ -45,7 +47,8 @@ class Backbone(nn.Module):
         self._selection = Selection()
         self._adapted = _adapt(model, self._selection)
         if gradient_checkpointing:
-            self._enable_checkpointing()
+            for layer in model.model.layers:
+                layer.forward = partial(self._recomputed, layer.forward)
 
     @property
     def device(self) -> torch.device:
@@ -73,6 +76,8 @@ class Backbone(nn.Module):
         for name, layer in self._adapted.items():
             down, up = (w.detach().to(dtype, copy=True) for w in weights.pairs[name])
             layer.add(role, down, up, scaling=scaling, trainable=trainable)
+        if role in self.heads:
+            del self.heads[role]
         if weights.head is not None:
             self.heads[role] = ScalarHead(weights.head, self.device).requires_grad_(trainable)
         self.roles.add(role)
@@ -138,7 +143,7 @@ class Backbone(nn.Module):
 
     def hidden(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time hidden"]:
         """Last hidden states of right-padded ``tokens``; those of padding have no meaning."""
-        self._require_role()
+        self._require_roles_for(tokens)
         positions = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
         out = self.model.model(input_ids=tokens, position_ids=positions, use_cache=False)
         states: Tensor = out.last_hidden_state
@@ -201,7 +206,7 @@ class Backbone(nn.Module):
 
         Unlike the other forwards this one takes left-padded rows, so the mask is needed.
         """
-        self._require_role()
+        self._require_roles_for(tokens)
         out = self.model.model(
             input_ids=tokens,
             attention_mask=attention_mask,
@@ -217,9 +222,13 @@ class Backbone(nn.Module):
     def _frozen_layers(self) -> list[tuple[str, nn.Linear]]:
         return [(name, layer.frozen) for name, layer in self._adapted.items()]
 
-    def _require_role(self) -> None:
-        if not self._selection.groups:
+    def _require_roles_for(self, tokens: Tensor) -> None:
+        groups = self._selection.groups
+        if not groups:
             raise RuntimeError("no role in use: wrap the call in `with backbone.using(role):`")
+        named = [len(rows) for _, rows in groups if rows is not None]
+        if named and sum(named) != len(tokens):
+            raise ValueError(f"{sum(named)} roles for {len(tokens)} rows: one for each is needed")
 
     def _groups(self, roles: Sequence[str]) -> list[tuple[str, Tensor | None]]:
         unknown = set(roles) - self.roles
@@ -231,15 +240,27 @@ class Backbone(nn.Module):
         rows = {role: [row for row, name in enumerate(roles) if name == role] for role in distinct}
         return [(role, torch.tensor(rows[role], device=self.device)) for role in distinct]
 
-    def _enable_checkpointing(self) -> None:
-        """Recompute each layer as the role it ran as, whichever is in use at the backward."""
+    def _recomputed(self, forward: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Run a layer now, and once more in the backward as the role it ran as now.
+
+        transformers' own switch is not used: it works in train mode only, and there it takes away
+        the cache that generation needs. Without dropout nothing else depends on the mode.
+        """
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
             return nullcontext(), self._selected(self._selection.groups)
 
-        self.model.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": contexts}
+        out: Tensor = checkpoint(
+            forward,
+            *args,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=contexts,
+            **kwargs,
         )
+        return out
 
     @contextmanager
     def _selected(self, groups: list[tuple[str, Tensor | None]]) -> Iterator[None]:
