@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,15 @@ HEAD = "head.safetensors"
 PEFT_PREFIX = "base_model.model."
 # Where stock AutoModelForSequenceClassification under peft looks for a reward model's head.
 PEFT_HEAD = "base_model.model.score.weight"
+# Keys of peft's config that, if set, mean another computation than B A x.
+NOT_PLAIN = (
+    "use_dora",
+    "use_rslora",
+    "use_qalora",
+    "rank_pattern",
+    "alpha_pattern",
+    "alora_invocation_tokens",
+)
 
 
 @dataclass(frozen=True)
@@ -75,18 +85,22 @@ def read_adapter(folder: Path) -> AdapterWeights:
     Raises:
         UserError: If a file is missing, truncated, or not a plain LoRA adapter.
     """
-    config = _read_config(folder / CONFIG)
+    lora = _read_lora(folder / CONFIG)
     tensors = _read_tensors(folder / WEIGHTS)
     head = _read_head(folder / HEAD) if (folder / HEAD).exists() else None
-    tensors.pop(PEFT_HEAD, None)
+    if head is not None:
+        tensors.pop(PEFT_HEAD, None)
     pairs = {}
     suffix = ".lora_A.weight"
     for key in [key for key in tensors if key.endswith(suffix)]:
         name = key.removeprefix(PEFT_PREFIX).removesuffix(suffix)
-        pairs[name] = (tensors.pop(key), tensors.pop(f"{PEFT_PREFIX}{name}.lora_B.weight"))
+        other = key.removesuffix(suffix) + ".lora_B.weight"
+        if other not in tensors:
+            raise UserError(f"{folder / WEIGHTS}: lacks {other}")
+        pairs[name] = (tensors.pop(key), tensors.pop(other))
     if tensors:
         raise UserError(f"{folder / WEIGHTS}: not a plain LoRA adapter: holds {min(tensors)}")
-    return AdapterWeights(LoraSpec(r=config["r"], alpha=config["lora_alpha"]), pairs, head)
+    return AdapterWeights(lora, pairs, head)
 
 
 def _write_head(head: HeadWeights, path: Path) -> None:
@@ -96,20 +110,32 @@ def _write_head(head: HeadWeights, path: Path) -> None:
 
 def _read_head(path: Path) -> HeadWeights:
     tensors = _read_tensors(path)
+    for name in ("weight", "mean", "std"):
+        if name not in tensors:
+            raise UserError(f"{path}: holds no {name}")
     return HeadWeights(tensors["weight"], float(tensors["mean"]), float(tensors["std"]))
 
 
-def _read_config(path: Path) -> dict[str, int]:
+def _read_lora(path: Path) -> LoraSpec:
     try:
-        config: dict[str, int] = json.loads(path.read_text())
+        config = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path.parent}: no adapter here ({CONFIG} is missing)") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: broken JSON at line {error.lineno}") from None
-    for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern"):
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise UserError(f"{path}: not the config of a LoRA adapter (peft_type is not LORA)")
+    for key in NOT_PLAIN:
         if config.get(key):
             raise UserError(f"{path}: {key} is not supported: plain LoRA adapters only")
-    return config
+    return LoraSpec(r=_whole(config, "r", path), alpha=_whole(config, "lora_alpha", path))
+
+
+def _whole(config: dict[str, Any], key: str, path: Path) -> int:
+    value = config.get(key)
+    if not isinstance(value, int | float) or value < 1 or value != int(value):
+        raise UserError(f"{path}: {key} must be a whole number, 1 or more, got {value!r}")
+    return int(value)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ class ScalarHead(nn.Module):
 
     def __init__(self, weights: HeadWeights, device: torch.device) -> None:
         super().__init__()
-        if weights.std <= 0:
+        if not 0 < weights.std < float("inf"):
             raise ValueError(f"a head's std must be positive, got {weights.std}")
         self.weight = nn.Parameter(weights.weight.detach().float().to(device, copy=True))
         self.register_buffer("mean", torch.tensor(weights.mean, device=device))
