@@ -1,15 +1,15 @@
 """Reading rows, each with the place it came from."""
 
-import csv
 import difflib
-import gzip
 import importlib
-import json
+import importlib.util
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from rlhf_forge.data.files import READERS, read_file
 from rlhf_forge.errors import UserError
 
 Row = tuple[str, dict[str, Any]]
@@ -31,16 +31,12 @@ def read_rows(path: str, *, split: str, seed: int) -> Iterator[Row]:
     Raises:
         UserError: If there is nothing to read, or a line is broken: with file, line and reason.
     """
-    if FUNCTION.fullmatch(path):
-        return _from_function(path, split=split, seed=seed)
-    place = Path(path).expanduser()
-    if place.is_dir():
-        return _from_data_set(path, split, lambda: _load_folder(place))
-    if place.is_file():
-        return _from_file(place)
-    if HUB_NAME.fullmatch(path) and place.suffix not in READERS:
-        return _from_data_set(path, split, lambda: _load_hub(path, split))
-    raise _missing(place)
+    empty = True
+    for row in _open(path, split, seed):
+        empty = False
+        yield row
+    if empty:
+        raise UserError(f"{path}: empty: not one record in it")
 
 
 def is_function(path: str) -> bool:
@@ -48,131 +44,69 @@ def is_function(path: str) -> bool:
     return FUNCTION.fullmatch(path) is not None
 
 
+def _open(path: str, split: str, seed: int) -> Iterator[Row]:
+    if is_function(path):
+        return _from_function(path, split=split, seed=seed)
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return _from_data_set(path, split, _load_folder(place))
+    if place.exists():
+        return read_file(place)
+    if HUB_NAME.fullmatch(path) and not {".gz", *READERS} & set(place.suffixes):
+        return _from_data_set(path, split, _load_hub(path, split))
+    raise _missing(place)
+
+
 def _missing(place: Path) -> UserError:
     folder = place.parent if place.parent.is_dir() else Path()
-    names = [entry.name for entry in folder.iterdir()]
+    names = sorted(entry.name for entry in folder.iterdir())
     near = difflib.get_close_matches(place.name, names, n=1)
-    hint = f"did you mean {folder / near[0]}?" if near else "give a file, a folder or a hub name"
-    return UserError(f"data.path: no such file: {place}", hint=hint)
-
-
-def _from_file(place: Path) -> Iterator[Row]:
-    suffix = place.with_suffix("").suffix if place.suffix == ".gz" else place.suffix
-    reader = READERS.get(suffix)
-    if reader is None:
-        raise UserError(
-            f"{place}: cannot read files ending in {suffix or 'nothing'!r}",
-            hint=f"known: {', '.join(READERS)}, and .gz of them",
-        )
-    empty = True
-    for line, fields in reader(place):
-        empty = False
-        if not isinstance(fields, dict):
-            raise UserError(f"{place}:{line}: a {type(fields).__name__}, where an object is wanted")
-        yield f"{place}:{line}", fields
-    if empty:
-        raise UserError(f"{place}: empty: not one record in it")
-
-
-def _text(place: Path) -> TextIO:
-    opened = gzip.open if place.suffix == ".gz" else open
-    return opened(place, "rt", encoding="utf-8", newline="")  # type: ignore[return-value]
-
-
-def _read_jsonl(place: Path) -> Iterator[tuple[int, Any]]:
-    with _text(place) as lines:
-        for number, line in _checked(place, lines):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{place}:{number}: broken JSON: {error.msg} at column {error.colno}"
-                ) from None
-
-
-def _checked(place: Path, lines: Iterator[str]) -> Iterator[tuple[int, str]]:
-    """Numbered lines, with a line number in the error where the bytes are not UTF-8."""
-    number = 0
-    try:
-        for number, line in enumerate(lines, 1):
-            yield number, line
-    except UnicodeDecodeError:
-        raise UserError(f"{place}:{number + 1}: not UTF-8 text") from None
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise UserError(f"{place}:{number + 1}: broken gzip file ({error})") from None
-
-
-def _read_json(place: Path) -> Iterator[tuple[int, Any]]:
-    with _text(place) as file:
-        text = "".join(line for _, line in _checked(place, file))
-    if not text.strip():
-        return
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        # A .json file of one object a line is common enough to read as what it is.
-        if error.msg != "Extra data":
-            raise UserError(f"{place}:{error.lineno}: broken JSON: {error.msg}") from None
-        yield from _read_jsonl(place)
-        return
-    if not isinstance(rows, list):
-        raise UserError(f"{place}: a JSON {type(rows).__name__}, where an array is wanted")
-    yield from enumerate(rows, 1)
-
-
-def _read_csv(place: Path) -> Iterator[tuple[int, Any]]:
-    with _text(place) as file:
-        reader = csv.DictReader(line for _, line in _checked(place, file))
-        for fields in reader:
-            if None in fields or None in fields.values():
-                raise UserError(
-                    f"{place}:{reader.line_num}: {len(reader.fieldnames or ())} columns in the "
-                    "header, another number here"
-                )
-            yield reader.line_num, fields
-
-
-def _read_parquet(place: Path) -> Iterator[tuple[int, Any]]:
-    from datasets import Dataset
-
-    try:
-        data = Dataset.from_parquet(str(place), keep_in_memory=True)
-    except Exception as error:
-        raise UserError(f"{place}: not a Parquet file ({type(error).__name__})") from error
-    yield from enumerate(data, 1)
-
-
-READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
-    ".jsonl": _read_jsonl,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}
+    return UserError(
+        f"data.path: no such file: {place}",
+        hint=f"did you mean {folder / near[0]}?"
+        if near
+        else "give a file, a folder that `datasets` saved, a hub name or module:function",
+    )
 
 
 def _from_function(path: str, *, split: str, seed: int) -> Iterator[Row]:
-    module_name, _, name = path.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"data.path: no function {path} ({error})") from None
-    rows = function(seed=seed, split=split)
-    if not rows:
-        raise UserError(f"{path}: gave no records for split {split!r}")
+    rows = _function(path)(seed=seed, split=split)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: must return a list of dicts, gave a {type(rows).__name__}")
     yield from ((f"{path} row {number}", fields) for number, fields in enumerate(rows, 1))
 
 
-def _from_data_set(path: str, split: str, load: Callable[[], Any]) -> Iterator[Row]:
-    data = load()
+def _function(path: str) -> Callable[..., Any]:
+    module_name, _, name = path.partition(":")
+    try:
+        known = importlib.util.find_spec(module_name) is not None
+    except ModuleNotFoundError:  # of a package above it
+        known = False
+    if not known:
+        raise UserError(
+            f"data.path: {path}: there is no module {module_name}",
+            hint="write package.module:function; the module must be importable from here",
+        )
+    module = importlib.import_module(module_name)
+    function: Callable[..., Any] | None = getattr(module, name, None)
+    if callable(function):
+        return function
+    names = [name for name, _ in inspect.getmembers(module, inspect.isfunction)]
+    near = difflib.get_close_matches(name, names, n=1)
+    raise UserError(
+        f"data.path: {path}: {module_name} has no function {name}",
+        hint=f"did you mean {module_name}:{near[0]}?" if near else f"it has {', '.join(names)}",
+    )
+
+
+def _from_data_set(path: str, split: str, data: Any) -> Iterator[Row]:
     if hasattr(data, "keys"):
         if split not in data:
-            raise UserError(f"{path}: no split {split!r}; it has {', '.join(data)}")
+            raise UserError(
+                f"{path}: no split {split!r}", hint=f"set data.split to {' or '.join(data)}"
+            )
         data = data[split]
-    if not len(data):
-        raise UserError(f"{path}: empty: not one record in split {split!r}")
-    yield from ((f"{path}[{split}] row {number}", fields) for number, fields in enumerate(data, 1))
+    yield from ((f"{path} [{split}] row {number}", fields) for number, fields in enumerate(data, 1))
 
 
 def _load_folder(place: Path) -> Any:
@@ -181,9 +115,10 @@ def _load_folder(place: Path) -> Any:
     try:
         return load_from_disk(str(place))
     except FileNotFoundError:
+        names = sorted(p.name for p in place.iterdir() if set(p.suffixes) & READERS.keys())
         raise UserError(
-            f"{place}: a folder, but not one that datasets' save_to_disk wrote",
-            hint="give one of the files in it",
+            f"{place}: a folder, but not one that `datasets` saved (save_to_disk)",
+            hint=f"give a file in it: {', '.join(names[:5])}" if names else "it holds no data",
         ) from None
 
 
@@ -194,13 +129,17 @@ def _load_hub(name: str, split: str) -> Any:
     try:
         return load_dataset(name, split=split)
     except DatasetNotFoundError as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"data.path: no such file here, and the hub does not give {name}: {reason}",
+            f"data.path: no such file here, and the hub does not give {name}: {_first_line(error)}",
             hint="check the spelling; for a gated or private data set `hf auth login` first",
         ) from None
     except (ConnectionError, OSError, ValueError) as error:
         raise UserError(
-            f"data.path: no such file here, and {name} cannot be had from the hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0]})"
+            f"data.path: no such file here, and {name} cannot be had from the hub: "
+            f"{type(error).__name__}: {_first_line(error)}",
+            hint="give a file's path, or download it first where there is a network",
         ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

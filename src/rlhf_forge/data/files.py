@@ -1,0 +1,170 @@
+"""Reading files of rows; an error names the line."""
+
+import csv
+import gzip
+import json
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from rlhf_forge.errors import UserError
+
+Numbered = Iterator[tuple[int, Any]]
+
+BLANK = re.compile(r"\s*")
+
+
+def read_file(place: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a file, each with ``file:line`` (Parquet, which has none: ``file row n``).
+
+    Raises:
+        UserError: If it cannot be read or a line is broken.
+    """
+    suffix = place.with_suffix("").suffix if place.suffix == ".gz" else place.suffix
+    if suffix not in READERS:
+        raise UserError(
+            f"{place}: cannot read files ending in {suffix or 'nothing'!r}",
+            hint=f"known: {', '.join(READERS)}, and .gz of the first three",
+        )
+    separator = " row " if suffix == ".parquet" else ":"
+    try:
+        for number, fields in READERS[suffix](place):
+            origin = f"{place}{separator}{number}"
+            if not isinstance(fields, dict):
+                raise UserError(f"{origin}: a {type(fields).__name__}, where an object is wanted")
+            yield origin, fields
+    except OSError as error:
+        raise UserError(f"{place}: cannot be read: {error.strerror or error}") from None
+
+
+def _text(place: Path) -> TextIO:
+    if place.suffix == ".gz":
+        return gzip.open(place, "rt", encoding="utf-8-sig", newline="")
+    return place.open(encoding="utf-8-sig", newline="")
+
+
+def _lines(place: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines; a line that is not text or not unpacked has its number in the error."""
+    number = 0
+    with _text(place) as file:
+        try:
+            for number, line in enumerate(file, 1):
+                yield number, line
+        except UnicodeDecodeError:
+            raise UserError(
+                f"{place}:{number + 1}: not UTF-8 text", hint="save the file as UTF-8"
+            ) from None
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UserError(
+                f"{place}:{number + 1}: broken gzip file: {error}",
+                hint="copy or download it again",
+            ) from None
+
+
+def _read_jsonl(place: Path) -> Numbered:
+    for number, line in _lines(place):
+        if line.strip():
+            with _broken_json(place, number):
+                fields = json.loads(line)
+            yield number, fields
+
+
+def _read_json(place: Path) -> Numbered:
+    text = "".join(line for _, line in _lines(place))
+    at = _skip_blank(text, 0)
+    # A .json file of one object a line is common enough to read as what it is.
+    return _items(place, text, at + 1) if text[at : at + 1] == "[" else _read_jsonl(place)
+
+
+def _items(place: Path, text: str, at: int) -> Numbered:
+    """Elements of an array whose bracket ended at ``at``, each with its first line's number."""
+    decoder = json.JSONDecoder()
+    number, counted = 1, 0
+    at = _skip_blank(text, at)
+    while text[at : at + 1] != "]":
+        number, counted = number + text.count("\n", counted, at), at
+        with _broken_json(place, None):
+            fields, at = decoder.raw_decode(text, at)
+        yield number, fields
+        at = _skip_blank(text, at)
+        if text[at : at + 1] == ",":
+            at = _skip_blank(text, at + 1)
+        elif text[at : at + 1] != "]":
+            number += text.count("\n", counted, at)
+            raise UserError(f"{place}:{number}: broken JSON: neither , nor ] behind an element")
+
+
+def _skip_blank(text: str, at: int) -> int:
+    match = BLANK.match(text, at)
+    return match.end() if match else at
+
+
+@contextmanager
+def _broken_json(place: Path, number: int | None) -> Iterator[None]:
+    """Turn what the JSON decoder raises into one line; ``number`` if it sees one line only."""
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{place}:{number or error.lineno}: broken JSON: {error.msg} at column {error.colno}",
+            hint="mend the line or take it out",
+        ) from None
+    except RecursionError:
+        raise UserError(f"{place}:{number or 1}: JSON nested too deep") from None
+
+
+def _read_csv(place: Path) -> Numbered:
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader((line for _, line in _lines(place)), strict=True)
+    header: list[str] | None = None
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{place}:{number}: broken CSV: {error}") from None
+        if cells is None:
+            return
+        if header is None:
+            header = _checked_header(place, number, cells)
+        elif cells:
+            if len(cells) != len(header):
+                raise UserError(
+                    f"{place}:{number}: {len(cells)} columns, and the header has {len(header)}",
+                    hint='a text with commas or line breaks stands between "quotes"',
+                )
+            yield number, dict(zip(header, cells, strict=True))
+
+
+def _checked_header(place: Path, number: int, header: list[str]) -> list[str]:
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise UserError(f"{place}:{number}: the header has {', '.join(twice)} twice")
+    return header
+
+
+def _read_parquet(place: Path) -> Numbered:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(place) as file:
+            for batch in file.iter_batches():
+                for fields in batch.to_pylist():
+                    number += 1
+                    yield number, fields
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{place}: not a whole Parquet file: {error}") from None
+
+
+READERS: dict[str, Callable[[Path], Numbered]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
