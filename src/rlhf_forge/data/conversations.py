@@ -1,11 +1,13 @@
 """Turns, transcripts, and where the answer in them begins."""
 
+import re
 from typing import Any
 
 from rlhf_forge.data.records import BadRecord, Conversation, assistant, user
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-SHAREGPT_ROLES = {
+TRANSCRIPT_TURN = re.compile(rf"{HUMAN}|{ASSISTANT}")
+ROLES = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
@@ -19,14 +21,12 @@ SHAREGPT_ROLES = {
 
 def is_conversation(value: Any) -> bool:
     """Whether ``value`` is a list of {role, content} or {from, value} turns."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(turn, dict)
-            and ({"role", "content"} <= set(turn) or {"from", "value"} <= set(turn))
-            for turn in value
-        )
+    return isinstance(value, list) and bool(value) and all(map(_is_turn, value))
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, dict) and (
+        {"role", "content"} <= value.keys() or {"from", "value"} <= value.keys()
     )
 
 
@@ -35,128 +35,125 @@ def is_transcript(value: Any) -> bool:
     return isinstance(value, str) and value.startswith(HUMAN) and ASSISTANT in value
 
 
-def sharegpt(turns: list[dict[str, Any]]) -> Conversation:
+def text_of(value: Any, key: str) -> str:
+    """``value`` if it is text.
+
+    Raises:
+        BadRecord: If it is not.
+    """
+    if not isinstance(value, str):
+        raise BadRecord(f"{key} is {_but(value, 'text')}")
+    return value
+
+
+def turns_of(value: Any, key: str) -> Conversation:
     """Turns as {role, content}, whichever of the two ways they are written.
 
     Raises:
-        BadRecord: For an unknown role or a content that is no text.
+        BadRecord: If ``value`` is no list of turns, or a turn's role or content is not to be used.
     """
+    if not is_conversation(value):
+        raise BadRecord(f"{key} is {_but(value, 'a list of turns')}")
     conversation = []
-    for turn in turns:
-        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-        if role not in SHAREGPT_ROLES:
-            raise BadRecord(f"unknown role {role!r}")
-        if not isinstance(content, str):
-            raise BadRecord(f"a turn's content is {type(content).__name__}, not text")
-        conversation.append({"role": SHAREGPT_ROLES[role], "content": content})
+    for turn in value:
+        # Parquet gives every turn every key of any turn, with null for those it has not.
+        ours = turn.get("role") is not None
+        role = text_of(turn["role"] if ours else turn.get("from"), f"a role in {key}")
+        if role not in ROLES:
+            raise BadRecord(f"unknown role: {role!r} in {key}")
+        content = text_of(turn["content"] if ours else turn.get("value"), f"a turn of {key}")
+        conversation.append({"role": ROLES[role], "content": content})
     return conversation
 
 
 def prompt_of(value: Any) -> Conversation:
-    """A prompt given as text or as turns, which must end with the user's.
+    """A prompt given as text, as an HH transcript or as turns, waiting for an answer.
 
     Raises:
-        BadRecord: If it is neither, is empty, or ends with an answer.
+        BadRecord: If it is none of them, or ends with an answer.
     """
+    if isinstance(value, str) and value.startswith(HUMAN):
+        turns = transcript(value)
+        # What stands behind the last ``Assistant:`` of a prompt is the answer's place.
+        return turns[:-1] if turns[-1] == assistant("")[0] else _unanswered(turns)
     if isinstance(value, str):
-        if not value.strip():
-            raise BadRecord("empty prompt")
         return user(value)
-    if not is_conversation(value):
-        raise BadRecord(f"prompt is {type(value).__name__}, neither text nor turns")
-    turns = sharegpt(value)
+    return _unanswered(turns_of(value, "prompt"))
+
+
+def _unanswered(turns: Conversation) -> Conversation:
     if turns[-1]["role"] == "assistant":
-        raise BadRecord("the prompt ends with an answer: the last turn must not be the assistant's")
+        raise BadRecord("the prompt ends with an answer")
     return turns
 
 
-def answer(value: Any, prompt: Conversation) -> Conversation:
+def answer_of(value: Any, key: str, prompt: Conversation) -> Conversation:
     """An answer given as text or as turns; turns that repeat the prompt are taken off.
 
     Raises:
-        BadRecord: If it is neither, is empty, or has more than the answer in it.
+        BadRecord: If it is neither, or does not begin and end with an assistant turn.
     """
     if isinstance(value, str):
-        turns = assistant(value)
-    elif is_conversation(value):
-        turns = sharegpt(value)
-        if turns[: len(prompt)] == prompt:
-            turns = turns[len(prompt) :]
-    else:
-        raise BadRecord(f"an answer is {type(value).__name__}, neither text nor turns")
+        return assistant(value)
+    turns = turns_of(value, key)
+    if turns[: len(prompt)] == prompt:
+        turns = turns[len(prompt) :]
     if not turns or turns[0]["role"] != "assistant":
-        raise BadRecord("an answer does not begin with an assistant turn")
-    require_answered(turns)
+        raise BadRecord(f"{key} neither begins with the assistant nor repeats the prompt")
+    return _answered(turns, key)
+
+
+def _answered(turns: Conversation, key: str) -> Conversation:
+    if turns[-1]["role"] != "assistant":
+        raise BadRecord(f"the last turn of {key} is not the assistant's")
     return turns
 
 
-def require_answered(turns: Conversation) -> None:
-    """Raise `BadRecord` unless the last turn is an assistant's and says something."""
-    if not turns or turns[-1]["role"] != "assistant":
-        raise BadRecord("the last turn is not the assistant's")
-    if not turns[-1]["content"].strip():
-        raise BadRecord("empty response")
-
-
-def split_at_first_answer(turns: Conversation) -> tuple[Conversation, Conversation]:
+def split_at_first_answer(turns: Conversation, key: str) -> tuple[Conversation, Conversation]:
     """What comes before the first assistant turn, and the rest.
 
     Raises:
-        BadRecord: If nobody answers, or the last answer is empty.
+        BadRecord: If the last turn is no answer.
     """
-    require_answered(turns)
-    first = next(i for i, turn in enumerate(turns) if turn["role"] == "assistant")
+    roles = [turn["role"] for turn in _answered(turns, key)]
+    first = roles.index("assistant")
     return turns[:first], turns[first:]
 
 
-def implied_pair(chosen: Any, rejected: Any) -> tuple[Conversation, Conversation, Conversation]:
+def implied_pair(
+    chosen: Conversation, rejected: Conversation
+) -> tuple[Conversation, Conversation, Conversation]:
     """Prompt and answers of two whole conversations that differ in the last turn only.
 
     Raises:
-        BadRecord: If they differ before it, or an answer is missing or empty.
+        BadRecord: If they differ before it, or it is no answer.
     """
-    if not (is_conversation(chosen) and is_conversation(rejected)):
-        raise BadRecord("chosen or rejected is not a conversation")
-    chosen_turns, rejected_turns = sharegpt(chosen), sharegpt(rejected)
-    return _same_context(chosen_turns, rejected_turns)
+    if chosen[:-1] != rejected[:-1]:
+        raise BadRecord("chosen and rejected differ before their last turn")
+    return chosen[:-1], _answered(chosen[-1:], "chosen"), _answered(rejected[-1:], "rejected")
 
 
 def transcript_pair(chosen: Any, rejected: Any) -> tuple[Conversation, Conversation, Conversation]:
     """Prompt and answers of two HH transcripts, split at the last ``Assistant:``.
 
     Raises:
-        BadRecord: If one is no transcript, they differ before the answer, or an answer is empty.
+        BadRecord: If one is no transcript, or they differ before the last turn.
     """
-    if not (is_transcript(chosen) and is_transcript(rejected)):
-        raise BadRecord("chosen or rejected is not a Human:/Assistant: transcript")
-    return _same_context(transcript(chosen), transcript(rejected))
+    for key, value in (("chosen", chosen), ("rejected", rejected)):
+        if not is_transcript(value):
+            raise BadRecord(f"{key} is not a transcript of Human and Assistant turns")
+    return implied_pair(transcript(chosen), transcript(rejected))
 
 
 def transcript(text: str) -> Conversation:
-    """The turns of an HH transcript.
-
-    Raises:
-        BadRecord: If it does not begin with ``Human:``.
-    """
-    turns: Conversation = []
-    rest = text
-    while rest:
-        marker, role = (HUMAN, "user") if rest.startswith(HUMAN) else (ASSISTANT, "assistant")
-        if not rest.startswith(marker):
-            raise BadRecord("a transcript must begin with a Human: turn")
-        rest = rest[len(marker) :]
-        ends = [at for at in (rest.find(HUMAN), rest.find(ASSISTANT)) if at >= 0]
-        end = min(ends, default=len(rest))
-        turns.append({"role": role, "content": rest[:end].strip()})
-        rest = rest[end:]
-    return turns
+    """The turns of an HH transcript, without the blanks around them."""
+    markers = TRANSCRIPT_TURN.findall(text)
+    _, *contents = TRANSCRIPT_TURN.split(text)
+    return [
+        {"role": "user" if marker == HUMAN else "assistant", "content": content.strip()}
+        for marker, content in zip(markers, contents, strict=True)
+    ]
 
 
-def _same_context(
-    chosen: Conversation, rejected: Conversation
-) -> tuple[Conversation, Conversation, Conversation]:
-    for side in (chosen, rejected):
-        require_answered(side)
-    if chosen[:-1] != rejected[:-1]:
-        raise BadRecord("chosen and rejected differ before their last turn")
-    return chosen[:-1], chosen[-1:], rejected[-1:]
+def _but(value: Any, wanted: str) -> str:
+    return "missing" if value is None else f"a {type(value).__name__}, not {wanted}"

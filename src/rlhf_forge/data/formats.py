@@ -1,25 +1,26 @@
-"""Telling a data set's format by its keys and their types, and reading rows of it.
+"""The formats that are read, and how a row of each becomes a record.
 
-Most specific first; a data set that fits two formats is refused. The prompt of two answers is never
-guessed from their common beginning: "The sky is blue" and "The sky is black" have no prompt.
+The prompt of two answers is never guessed from their common beginning: "The sky is blue" and "The
+sky is black" have no prompt.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rlhf_forge.data.conversations import (
-    answer,
+    answer_of,
     implied_pair,
     is_conversation,
     is_transcript,
     prompt_of,
-    sharegpt,
     split_at_first_answer,
+    text_of,
     transcript_pair,
+    turns_of,
 )
 from rlhf_forge.data.records import (
+    BadRecord,
     Conversation,
     Demonstration,
     Pair,
@@ -28,8 +29,8 @@ from rlhf_forge.data.records import (
     assistant,
     user,
 )
-from rlhf_forge.errors import UserError
 
+Kind = Literal["demonstrations", "pairs", "prompts"]
 Fields = Mapping[str, Any]
 
 
@@ -39,184 +40,183 @@ class Format:
 
     Attributes:
         name: As the detection prints it.
+        gives: What its records are at most: a pair is also a demonstration and a prompt.
+        rank: Formats of a lower rank say more of a row and win; two of one rank are a tie.
         keys: What a row has; all are needed.
         mapping: Which key becomes what, for the person to check.
         fits: Whether a row that has the keys has the right types too.
-        read: (fields, origin) to a record.
+        read: (fields, origin) to a record; raises `BadRecord`.
+        optional: Further keys it reads.
     """
 
     name: str
+    gives: Kind
+    rank: int
     keys: tuple[str, ...]
     mapping: str
     fits: Callable[[Fields], bool]
-    read: Callable[[dict[str, Any], str], Record]
+    read: Callable[[Fields, str], Record]
+    optional: tuple[str, ...] = ()
+
+    def matches(self, fields: Fields) -> bool:
+        """Whether this row has the format's keys with the format's types."""
+        return all(fields.get(key) is not None for key in self.keys) and self.fits(fields)
 
 
-def detect(rows: list[dict[str, Any]], source: str) -> Format:
-    """The one format that the first rows of a data set have.
-
-    Args:
-        rows: Some rows, at most 200 are looked at.
-        source: For the message.
-
-    Raises:
-        UserError: If no format fits, naming the nearest, or if two do.
-    """
-    sample = rows[:200]
-    fitting = [f for f in FORMATS if _share(f, sample) > 0.5]
-    rivals = [f for f in fitting if f.keys == fitting[0].keys] if fitting else []
-    if len(rivals) > 1:
-        names = " and ".join(f.name for f in rivals)
-        raise UserError(f"{source}: fits two formats, {names}")
-    if fitting:
-        return fitting[0]
-    raise _unknown(sample, source)
+def _fits(*keys: str, **tests: Callable[[Any], bool]) -> Callable[[Fields], bool]:
+    checks = dict.fromkeys(keys, _is_answer) | tests
+    return lambda fields: all(test(fields[key]) for key, test in checks.items())
 
 
-def _share(form: Format, rows: list[dict[str, Any]]) -> float:
-    return sum(matches(form, fields) for fields in rows) / max(len(rows), 1)
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
-def matches(form: Format, fields: Fields) -> bool:
-    """Whether this row has the format's keys with the format's types."""
-    return all(fields.get(key) is not None for key in form.keys) and form.fits(fields)
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, str) or is_conversation(value)
 
 
-def _unknown(rows: list[dict[str, Any]], source: str) -> UserError:
-    found = sorted({key for fields in rows for key in fields})
-    nearest = max(
-        FORMATS,
-        key=lambda f: sum(bool(difflib.get_close_matches(k, found, cutoff=0.5)) for k in f.keys),
-    )
-    missing = [key for key in nearest.keys if key not in found]
-    example = missing[0] if missing else nearest.keys[0]
-    return UserError(
-        f"{source}: no known format has the keys {', '.join(found) or '(none)'}; nearest: "
-        f"{nearest.name} ({', '.join(nearest.keys)})",
-        hint=f"if a column has another name: --data.map.{example}=NAME_IN_FILE",
-    )
-
-
-def _strings(*keys: str) -> Callable[[Fields], bool]:
-    return lambda fields: all(isinstance(fields[key], str) for key in keys)
-
-
-def _conversations(*keys: str) -> Callable[[Fields], bool]:
-    return lambda fields: all(is_conversation(fields[key]) for key in keys)
-
-
-def _transcripts(fields: Fields) -> bool:
-    return is_transcript(fields["chosen"]) and is_transcript(fields["rejected"])
-
-
-def _plain_pair(fields: Fields) -> bool:
-    return all(isinstance(fields[key], str | list) for key in ("prompt", "chosen", "rejected"))
-
-
-def _read_pair(fields: dict[str, Any], origin: str) -> Pair:
+def _read_pair(fields: Fields, origin: str) -> Pair:
     prompt = prompt_of(fields["prompt"])
-    chosen, rejected = answer(fields["chosen"], prompt), answer(fields["rejected"], prompt)
-    return Pair(prompt, chosen, rejected, origin, fields)
+    chosen = answer_of(fields["chosen"], "chosen", prompt)
+    return Pair(prompt, chosen, answer_of(fields["rejected"], "rejected", prompt), origin, {})
 
 
-def _read_implied(fields: dict[str, Any], origin: str) -> Pair:
-    return Pair(*implied_pair(fields["chosen"], fields["rejected"]), origin, fields)
+def _read_whole(fields: Fields, origin: str) -> Pair:
+    sides = (turns_of(fields[key], key) for key in ("chosen", "rejected"))
+    return Pair(*implied_pair(*sides), origin, {})
 
 
-def _read_transcripts(fields: dict[str, Any], origin: str) -> Pair:
-    return Pair(*transcript_pair(fields["chosen"], fields["rejected"]), origin, fields)
+def _read_transcripts(fields: Fields, origin: str) -> Pair:
+    return Pair(*transcript_pair(fields["chosen"], fields["rejected"]), origin, {})
 
 
-def _read_completion(fields: dict[str, Any], origin: str) -> Demonstration:
+def _read_completion(fields: Fields, origin: str) -> Demonstration:
     prompt = prompt_of(fields["prompt"])
-    return Demonstration(prompt, answer(fields["completion"], prompt), origin, fields)
+    return Demonstration(prompt, answer_of(fields["completion"], "completion", prompt), origin, {})
 
 
-def _read_instruction(fields: dict[str, Any], origin: str) -> Demonstration:
+def _read_instruction(fields: Fields, origin: str) -> Demonstration:
     prompt: Conversation = []
     if fields.get("system"):
-        prompt.append({"role": "system", "content": fields["system"]})
-    for asked, answered in fields.get("history") or []:
-        prompt += user(asked) + assistant(answered)
-    question = "\n".join(text for text in (fields["instruction"], fields.get("input")) if text)
-    return Demonstration(prompt + user(question), assistant(fields["output"]), origin, fields)
+        prompt.append({"role": "system", "content": text_of(fields["system"], "system")})
+    prompt += _history(fields.get("history") or [])
+    parts = [text_of(fields["instruction"], "instruction")]
+    if fields.get("input"):
+        parts.append(text_of(fields["input"], "input"))
+    response = assistant(text_of(fields["output"], "output"))
+    return Demonstration(prompt + user("\n".join(filter(None, parts))), response, origin, {})
 
 
-def _read_messages(key: str) -> Callable[[dict[str, Any], str], Record]:
-    def read(fields: dict[str, Any], origin: str) -> Record:
-        turns = sharegpt(fields[key])
-        if turns and turns[-1]["role"] == "user":
-            return Prompt(turns, origin, fields)
-        prompt, response = split_at_first_answer(turns)
-        return Demonstration(prompt, response, origin, fields)
+def _history(value: Any) -> Conversation:
+    turns: Conversation = []
+    try:
+        for asked, answered in value:
+            turns += user(text_of(asked, "history")) + assistant(text_of(answered, "history"))
+    except (TypeError, ValueError):
+        raise BadRecord("history is not a list of [question, answer]") from None
+    return turns
+
+
+def _read_turns(key: str) -> Callable[[Fields, str], Record]:
+    def read(fields: Fields, origin: str) -> Record:
+        turns = turns_of(fields[key], key)
+        if turns[-1]["role"] == "user":
+            return Prompt(turns, origin, {})
+        return Demonstration(*split_at_first_answer(turns, key), origin, {})
 
     return read
 
 
-def _read_text(fields: dict[str, Any], origin: str) -> Demonstration:
-    return Demonstration([], assistant(fields["text"]), origin, fields)
+def _read_text(fields: Fields, origin: str) -> Demonstration:
+    return Demonstration([], assistant(text_of(fields["text"], "text")), origin, {})
 
 
-def _read_prompt(fields: dict[str, Any], origin: str) -> Prompt:
-    return Prompt(prompt_of(fields["prompt"]), origin, fields)
+def _read_prompt(fields: Fields, origin: str) -> Prompt:
+    return Prompt(prompt_of(fields["prompt"]), origin, {})
 
 
 FORMATS = (
     Format(
-        "prompt, chosen, rejected",
-        ("prompt", "chosen", "rejected"),
-        "prompt -> prompt, chosen -> preferred answer, rejected -> other answer",
-        _plain_pair,
-        _read_pair,
+        name="prompt, chosen, rejected",
+        gives="pairs",
+        rank=0,
+        keys=("prompt", "chosen", "rejected"),
+        mapping="prompt -> prompt, chosen -> preferred answer, rejected -> other answer",
+        fits=_fits("prompt", "chosen", "rejected"),
+        read=_read_pair,
     ),
     Format(
-        "HH transcripts",
-        ("chosen", "rejected"),
-        "up to the last Assistant: -> prompt, the rest -> answers",
-        _transcripts,
-        _read_transcripts,
+        name="HH transcripts",
+        gives="pairs",
+        rank=1,
+        keys=("chosen", "rejected"),
+        mapping="up to the last Assistant: -> prompt, the rest -> answers",
+        fits=_fits(chosen=is_transcript, rejected=is_transcript),
+        read=_read_transcripts,
     ),
     Format(
-        "whole conversations",
-        ("chosen", "rejected"),
-        "all turns but the last -> prompt, last turns -> answers",
-        _conversations("chosen", "rejected"),
-        _read_implied,
+        name="chosen, rejected as whole conversations",
+        gives="pairs",
+        rank=1,
+        keys=("chosen", "rejected"),
+        mapping="all turns but the last -> prompt, last turns -> answers",
+        fits=_fits(chosen=is_conversation, rejected=is_conversation),
+        read=_read_whole,
     ),
     Format(
-        "prompt, completion",
-        ("prompt", "completion"),
-        "prompt -> prompt, completion -> response",
-        lambda fields: all(isinstance(fields[key], str | list) for key in ("prompt", "completion")),
-        _read_completion,
+        name="prompt, completion",
+        gives="demonstrations",
+        rank=2,
+        keys=("prompt", "completion"),
+        mapping="prompt -> prompt, completion -> response",
+        fits=_fits("prompt", "completion"),
+        read=_read_completion,
     ),
     Format(
-        "instruction, output",
-        ("instruction", "output"),
-        "instruction + input -> prompt, output -> response",
-        _strings("instruction", "output"),
-        _read_instruction,
+        name="instruction, output",
+        gives="demonstrations",
+        rank=2,
+        keys=("instruction", "output"),
+        mapping="system, history, instruction, input -> prompt, output -> response",
+        fits=_fits(instruction=_is_text, output=_is_text),
+        read=_read_instruction,
+        optional=("input", "system", "history"),
     ),
     Format(
-        "messages",
-        ("messages",),
-        "turns before the first answer -> prompt, the rest -> response",
-        _conversations("messages"),
-        _read_messages("messages"),
+        name="messages",
+        gives="demonstrations",
+        rank=2,
+        keys=("messages",),
+        mapping="turns before the first answer -> prompt, the rest -> response",
+        fits=_fits(messages=is_conversation),
+        read=_read_turns("messages"),
     ),
     Format(
-        "conversations",
-        ("conversations",),
-        "turns before the first answer -> prompt, the rest -> response",
-        _conversations("conversations"),
-        _read_messages("conversations"),
+        name="conversations",
+        gives="demonstrations",
+        rank=2,
+        keys=("conversations",),
+        mapping="turns before the first answer -> prompt, the rest -> response",
+        fits=_fits(conversations=is_conversation),
+        read=_read_turns("conversations"),
     ),
     Format(
-        "prompt",
-        ("prompt",),
-        "prompt -> prompt",
-        lambda fields: isinstance(fields["prompt"], str) or is_conversation(fields["prompt"]),
-        _read_prompt,
+        name="prompt",
+        gives="prompts",
+        rank=3,
+        keys=("prompt",),
+        mapping="prompt -> prompt",
+        fits=_fits("prompt"),
+        read=_read_prompt,
     ),
-    Format("text", ("text",), "text -> response, without prompt", _strings("text"), _read_text),
+    Format(
+        name="text",
+        gives="demonstrations",
+        rank=3,
+        keys=("text",),
+        mapping="text -> response, without a prompt",
+        fits=_fits(text=_is_text),
+        read=_read_text,
+    ),
 )

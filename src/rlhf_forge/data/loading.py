@@ -1,24 +1,27 @@
 """A data source as tokenized examples, with what was found on the way."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import Any
 
-from rlhf_forge.data.formats import Format, detect, matches
-from rlhf_forge.data.records import BadRecord, Record
+from rlhf_forge.data.detection import detect, renamed
+from rlhf_forge.data.formats import Format, Kind
+from rlhf_forge.data.records import Record
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.sources import read_rows
 from rlhf_forge.data.tokenize import (
     DemonstrationExample,
     Example,
-    Kind,
     PairExample,
     Policy,
     Tally,
     tokenize,
 )
+from rlhf_forge.errors import UserError
 
 SHOWN_CHARACTERS = 400
 
@@ -39,17 +42,18 @@ class Loaded:
     examples: list[Example]
     tally: Tally
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the tokens of all examples, in order."""
+    @cached_property
+    def _digest(self) -> str:
         digest = sha256()
         for example in self.examples:
-            sides = (
-                [example.chosen, example.rejected]
-                if isinstance(example, PairExample)
-                else [example.tokens]
-            )
-            digest.update(json.dumps(sides).encode())
+            for tokens, marks in sides_of(example).values():
+                # Lengths keep two sequences from reading like one.
+                digest.update(array("q", [len(tokens), *tokens]).tobytes() + bytes(marks))
         return digest.hexdigest()
+
+    def fingerprint(self) -> str:
+        """SHA-256 over tokens and targets of all examples, in order."""
+        return self._digest
 
     def summary(self, template: ChatTemplate, kind: Kind) -> list[str]:
         """What was detected, what became of the records, and the first one as the model sees it."""
@@ -58,7 +62,10 @@ class Loaded:
             f"data: {self.path}: format {self.form.name!r} ({self.form.mapping})",
             f"  {first}, as {kind}",
             *(f"  {line}" for line in rest),
-            *_rendered(self.examples[0], template),
+            *(
+                f"  {name}: {_marked(*side, template)}"
+                for name, side in sides_of(self.examples[0]).items()
+            ),
         ]
 
 
@@ -88,13 +95,12 @@ def load_examples(
     Raises:
         UserError: With file, line and reason.
     """
-    rows = [
-        (origin, _renamed(fields, columns))
-        for origin, fields in read_rows(path, split=split, seed=seed)
-    ]
-    form = detect([fields for _, fields in rows], path)
+    origins, rows = _read(path, split, seed)
+    ours = renamed(rows, columns, path)
+    form = detect(ours, path, kind=kind, named=columns)
+    readers = _readers(form, origins, rows, ours)
     examples, tally = tokenize(
-        _readers(rows, form), template, kind=kind, max_length=max_length, bad_records=bad_records
+        readers, template, kind=kind, max_length=max_length, bad_records=bad_records
     )
     return Loaded(path, form, examples, tally)
 
@@ -102,59 +108,75 @@ def load_examples(
 def split_held_out(loaded: Loaded, fraction: float) -> tuple[Loaded, list[Example]]:
     """Take about ``fraction`` of the prompts out, by a hash of the prompt.
 
-    All answers to a prompt fall on one side, and adding data never moves a prompt across.
+    All answers to a prompt fall on one side, and adding data never moves a prompt across. A record
+    without a prompt is placed by its response.
+
+    Raises:
+        UserError: If ``fraction`` is none, or nothing is left to train on.
     """
+    if not 0 <= fraction < 1:
+        raise UserError(f"data.validation_fraction: {fraction:g} is not from 0 to below 1")
     held_out = [e for e in loaded.examples if _place(e.record) < fraction]
     train = [e for e in loaded.examples if _place(e.record) >= fraction]
+    if not train:
+        raise UserError(
+            f"{loaded.path}: all {len(held_out)} records fall to the held-out share "
+            f"(data.validation_fraction {fraction:g}), none to training",
+            hint="lower data.validation_fraction, or give data.validation a file of its own",
+        )
     return replace(loaded, examples=train), held_out
 
 
-def _place(record: Record) -> float:
-    text = json.dumps(record.prompt, sort_keys=True, ensure_ascii=False)
-    return int.from_bytes(sha256(text.encode()).digest()[:8]) / 2**64
-
-
-def _renamed(fields: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    theirs = {column: key for key, column in columns.items()}
-    return {theirs.get(name, name): value for name, value in fields.items()}
-
-
-def _readers(
-    rows: list[tuple[str, dict[str, Any]]], form: Format
-) -> Iterator[tuple[str, Callable[[], Record]]]:
-    for origin, fields in rows:
-        yield origin, lambda origin=origin, fields=fields: _read(form, fields, origin)
-
-
-def _read(form: Format, fields: dict[str, Any], origin: str) -> Record:
-    for key in form.keys:
-        if fields.get(key) is None:
-            raise BadRecord(f"{key} is missing")
-    if not matches(form, fields):
-        raise BadRecord(f"not of the format {form.name!r} that most records have")
-    return form.read(fields, origin)
-
-
-def _rendered(example: Example, template: ChatTemplate) -> list[str]:
-    """The example as text, what is learnt or compared between » and «."""
+def sides_of(example: Example) -> dict[str, tuple[list[int], list[bool]]]:
+    """Tokens of each side of an example, and which of them are learnt or compared."""
     if isinstance(example, PairExample):
-        sides = {
+        return {
             "chosen": (example.chosen, example.chosen_response),
             "rejected": (example.rejected, example.rejected_response),
         }
-    elif isinstance(example, DemonstrationExample):
-        sides = {"example": (example.tokens, example.targets)}
-    else:
-        sides = {"prompt": (example.tokens, [False] * len(example.tokens))}
-    return [f"  {name}: {_marked(*side, template)}" for name, side in sides.items()]
+    if isinstance(example, DemonstrationExample):
+        return {"demonstration": (example.tokens, example.targets)}
+    return {"prompt": (example.tokens, [False] * len(example.tokens))}
+
+
+def _read(path: str, split: str, seed: int) -> tuple[list[str], list[dict[str, Any]]]:
+    origins, rows = [], []
+    for origin, fields in read_rows(path, split=split, seed=seed):
+        origins.append(origin)
+        rows.append(fields)
+    return origins, rows
+
+
+def _readers(
+    form: Format,
+    origins: Sequence[str],
+    rows: Sequence[dict[str, Any]],
+    ours: Sequence[dict[str, Any]],
+) -> Iterator[tuple[str, Callable[[], Record]]]:
+    for origin, raw, fields in zip(origins, rows, ours, strict=True):
+        yield origin, partial(_record, form, origin, raw, fields)
+
+
+def _record(form: Format, origin: str, raw: dict[str, Any], fields: dict[str, Any]) -> Record:
+    complete = dict.fromkeys(form.keys) | fields
+    return replace(form.read(complete, origin), fields=raw)
+
+
+def _place(record: Record) -> float:
+    """Where in [0, 1) the record's prompt falls."""
+    content = record.prompt or getattr(record, "response", None) or getattr(record, "chosen", [])
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return int.from_bytes(sha256(text.encode()).digest()[:8]) / 2**64
 
 
 def _marked(tokens: list[int], marks: list[bool], template: ChatTemplate) -> str:
+    """The tokens as text, what is learnt or compared between » and «."""
     text, start = "", 0
     for at in range(1, len(tokens) + 1):
         if at == len(tokens) or marks[at] != marks[start]:
-            piece = template.tokenizer.decode(tokens[start:at])
+            piece = str(template.tokenizer.decode(tokens[start:at]))
             text += f"»{piece}«" if marks[start] else piece
             start = at
     line = text.replace("\n", "\\n")
-    return line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + " ..."
+    half = SHOWN_CHARACTERS // 2
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[:half]} ... {line[-half:]}"

@@ -5,11 +5,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rlhf_forge.data.records import BadRecord, Demonstration, Pair, Prompt, Record
+from rlhf_forge.data.formats import Kind
+from rlhf_forge.data.records import (
+    BadRecord,
+    Conversation,
+    Pair,
+    Prompt,
+    Record,
+)
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.errors import UserError
 
-Kind = Literal["demonstrations", "pairs", "prompts"]
 Policy = Literal["stop", "skip"]
 ORIGINS_SHOWN = 3
 
@@ -31,7 +37,7 @@ class PairExample:
     rejected: list[int]
     chosen_response: list[bool]
     rejected_response: list[bool]
-    record: Record
+    record: Pair
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class PromptExample:
     """Tokens of a prompt, ready for an answer."""
 
     tokens: list[int]
-    record: Record
+    record: Prompt
 
 
 Example = DemonstrationExample | PairExample | PromptExample
@@ -68,7 +74,7 @@ class Tally:
         for reason, origins in sorted(self.skipped.items()):
             shown = ", ".join(origins[:ORIGINS_SHOWN])
             more = f" and {len(origins) - ORIGINS_SHOWN} more" * (len(origins) > ORIGINS_SHOWN)
-            lines.append(f"  {len(origins)} skipped: {reason} ({shown}{more})")
+            lines.append(f"{len(origins)} skipped: {reason} ({shown}{more})")
         return lines
 
 
@@ -87,63 +93,80 @@ def tokenize(
         template: Renders them.
         kind: What the stage learns from.
         max_length: Longest example in tokens; for prompts, of the prompt.
-        bad_records: ``stop`` at the first row that cannot be used, or ``skip`` and count.
+        bad_records: ``stop`` if any row cannot be used, or ``skip`` and count.
 
     Raises:
         UserError: Under ``stop``: with origin and reason. Always: if nothing is left.
     """
     examples: list[Example] = []
     tally = Tally()
-    make = MAKERS[kind]
     for origin, read in rows:
         try:
-            example = make(read(), template)
-            _require_length(example, max_length)
+            example = example_of(read(), template, kind=kind, max_length=max_length)
         except BadRecord as bad:
             if bad_records == "stop":
                 raise UserError(
                     f"{origin}: {bad}",
                     hint="mend the record, or set data.bad_records to skip and have it counted",
                 ) from None
-            # Counts in a reason would make every record a reason of its own.
+            # What stands behind the colon differs from record to record.
             tally.skipped[str(bad).split(":")[0]].append(origin)
             continue
         examples.append(example)
         tally.used += 1
     if not examples:
-        raise UserError("no record is left: " + "; ".join(line.strip() for line in tally.lines()))
+        raise UserError(f"no record is left: {'; '.join(tally.lines())}")
     return examples, tally
 
 
-def _demonstration(record: Record, template: ChatTemplate) -> DemonstrationExample:
-    if isinstance(record, Pair):
-        prompt, response = record.prompt, record.chosen
-    elif isinstance(record, Demonstration):
-        prompt, response = record.prompt, record.response
+def example_of(record: Record, template: ChatTemplate, *, kind: Kind, max_length: int) -> Example:
+    """The tokens of one record.
+
+    Raises:
+        BadRecord: If it is no ``kind``, empty, too long, or a pair of equals.
+    """
+    if record.prompt and not any(turn["content"].strip() for turn in record.prompt):
+        raise BadRecord("empty prompt")
+    example = MAKERS[kind](record, template)
+    if isinstance(example, PairExample):
+        length = max(len(example.chosen), len(example.rejected))
     else:
+        length = len(example.tokens)
+    if length > max_length:
+        raise BadRecord(f"longer than data.max_length: {length} tokens, {max_length} allowed")
+    return example
+
+
+def _demonstration(record: Record, template: ChatTemplate) -> DemonstrationExample:
+    if isinstance(record, Prompt):
         raise BadRecord("a prompt without a response")
-    if not all(t["content"].strip() for t in response if t["role"] == "assistant"):
-        raise BadRecord("empty response")
-    return DemonstrationExample(*template.answered(prompt, response), record)
+    response = record.chosen if isinstance(record, Pair) else record.response
+    _require_text(response)
+    return DemonstrationExample(*template.answered(record.prompt, response), record)
 
 
 def _pair(record: Record, template: ChatTemplate) -> PairExample:
     if not isinstance(record, Pair):
-        raise BadRecord("not a pair of answers, which this stage needs")
-    if record.chosen == record.rejected:
-        raise BadRecord("chosen and rejected are equal")
+        raise BadRecord("not a pair of answers")
+    _require_text(record.chosen)
+    _require_text(record.rejected)
     chosen, chosen_response = template.answered(record.prompt, record.chosen)
     rejected, rejected_response = template.answered(record.prompt, record.rejected)
     if chosen == rejected:
-        raise BadRecord("chosen and rejected are equal once rendered")
+        raise BadRecord("chosen and rejected are equal")
     return PairExample(chosen, rejected, chosen_response, rejected_response, record)
 
 
 def _prompt(record: Record, template: ChatTemplate) -> PromptExample:
-    prompt = record.prompt
-    if not prompt:
+    if not record.prompt:
         raise BadRecord("no prompt")
-    return PromptExample(template.prompt(prompt), Prompt(prompt, record.origin, record.fields))
+    prompt = Prompt(record.prompt, record.origin, record.fields)
+    return PromptExample(template.prompt(prompt.prompt), prompt)
+
+
+def _require_text(response: Conversation) -> None:
+    if not all(turn["content"].strip() for turn in response if turn["role"] == "assistant"):
+        raise BadRecord("empty response")
 
 
 MAKERS: dict[Kind, Callable[[Record, ChatTemplate], Example]] = {
@@ -151,12 +174,3 @@ MAKERS: dict[Kind, Callable[[Record, ChatTemplate], Example]] = {
     "pairs": _pair,
     "prompts": _prompt,
 }
-
-
-def _require_length(example: Example, max_length: int) -> None:
-    if isinstance(example, PairExample):
-        length = max(len(example.chosen), len(example.rejected))
-    else:
-        length = len(example.tokens)
-    if length > max_length:
-        raise BadRecord(f"longer than data.max_length: {length} tokens, {max_length} allowed")
