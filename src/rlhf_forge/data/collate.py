@@ -4,13 +4,13 @@ Masks come from lengths: a pad id may be any token, also the one that ends a seq
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from rlhf_forge.data.records import Record
+from rlhf_forge.data.records import Prompt
 from rlhf_forge.data.tokenize import DemonstrationExample, PairExample, PromptExample
 
 PAD = 0
@@ -31,6 +31,10 @@ class SequenceBatch(NamedTuple):
     targets: Bool[Tensor, "batch time"]
     positions: Int[Tensor, "batch"]
 
+    def to(self, device: torch.device | str) -> Self:
+        """This batch on ``device``; Lightning calls it."""
+        return type(self)(*(tensor.to(device) for tensor in self))
+
 
 class PairBatch(NamedTuple):
     """Right-padded pairs: all chosen rows, then all rejected ones in the same order.
@@ -47,6 +51,10 @@ class PairBatch(NamedTuple):
     response: Bool[Tensor, "two_batch time"]
     positions: Int[Tensor, "batch"]
 
+    def to(self, device: torch.device | str) -> Self:
+        """This batch on ``device``; Lightning calls it."""
+        return type(self)(*(tensor.to(device) for tensor in self))
+
 
 class PromptBatch(NamedTuple):
     """Left-padded prompts.
@@ -61,10 +69,15 @@ class PromptBatch(NamedTuple):
     tokens: Int[Tensor, "batch time"]
     mask: Bool[Tensor, "batch time"]
     positions: Int[Tensor, "batch"]
-    records: list[Record]
+    records: list[Prompt]
+
+    def to(self, device: torch.device | str) -> Self:
+        """This batch on ``device``; Lightning calls it. Records stay what they are."""
+        tokens, mask, positions = (tensor.to(device) for tensor in self[:3])
+        return type(self)(tokens, mask, positions, self.records)
 
 
-Batch = TypeVar("Batch", SequenceBatch, PairBatch)
+Batch = TypeVar("Batch", SequenceBatch, PairBatch, PromptBatch)
 
 
 def collate_demonstrations(
@@ -122,13 +135,15 @@ def micro_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]
 
 def take(batch: Batch, rows: Sequence[int]) -> Batch:
     """These rows of a batch (pairs, for a `PairBatch`), cut to the longest of them."""
-    count = len(batch.positions)
-    sides = batch.tokens.shape[0] // max(count, 1)
-    index = torch.tensor(rows, device=batch.tokens.device)
-    wide = torch.cat([index + side * count for side in range(sides)])
-    width = int(batch.mask[wide].sum(-1).max()) if len(rows) else 0
-    tokens, mask, third = (tensor[wide, :width] for tensor in batch[:3])
-    return type(batch)(tokens, mask, third, batch.positions[index])
+    index = torch.tensor(rows, dtype=torch.long, device=batch.tokens.device)
+    positions = batch.positions[index]
+    if isinstance(batch, PairBatch):
+        index = torch.cat([index, index + len(batch.positions)])
+    columns = batch.mask[index].any(0)
+    tokens, mask = batch.tokens[index][:, columns], batch.mask[index][:, columns]
+    if isinstance(batch, PromptBatch):
+        return type(batch)(tokens, mask, positions, [batch.records[row] for row in rows])
+    return type(batch)(tokens, mask, batch[2][index][:, columns], positions)
 
 
 def _pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,12 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from rlhf_forge.data.collate import collate_demonstrations, collate_pairs, collate_prompts
+from rlhf_forge.data.formats import Kind
 from rlhf_forge.data.loading import Loaded, load_examples, split_held_out
 from rlhf_forge.data.render import ChatTemplate, load_template
 from rlhf_forge.data.sources import is_function
 from rlhf_forge.data.stream import Stream
-from rlhf_forge.data.tokenize import Example, Kind, Policy
+from rlhf_forge.data.tokenize import Example, Policy
 from rlhf_forge.errors import UserError
 
 COLLATE: dict[Kind, Callable[..., Any]] = {
@@ -28,14 +29,15 @@ class PreferenceDataModule(LightningDataModule):
     """Demonstrations, preference pairs or prompts from a file, a data set or a function.
 
     One batch is one optimiser step (one iteration in PPO). Training rows come from an endless
-    stream addressed by position; held-out rows come in order, once.
+    stream addressed by position; held-out rows come in order, once, on every rank.
 
     Args:
         path: File (.jsonl, .json, .csv, .parquet, .gz), folder of a data set, hub name, or
             module:function.
         split: Which split of a data set.
         validation: Where held-out records come from; none: a share of ``path`` (for a function,
-            its split "validation").
+            its split ``validation_split``).
+        validation_split: Which split of ``validation``, or of a function.
         validation_fraction: That share of the prompts, chosen by their content.
         validation_limit: At most so many held-out records; none: all.
         chat_template: mistral (ours), tokenizer (the base's own), or a Jinja file.
@@ -47,6 +49,11 @@ class PreferenceDataModule(LightningDataModule):
         workers: Loader processes.
         tokenizer: Of the base; set from the backbone.
         kind: demonstrations, pairs or prompts; set from the stage.
+
+    Attributes:
+        template: Renders every conversation of the run; there after `setup`.
+        train: The training examples; there after `setup`.
+        held_out: The held-out examples; there after `setup`.
     """
 
     def __init__(  # noqa: PLR0913 - an argument is a config key
@@ -54,6 +61,7 @@ class PreferenceDataModule(LightningDataModule):
         path: str,
         split: str = "train",
         validation: str | None = None,
+        validation_split: str = "validation",
         validation_fraction: float = 0.05,
         validation_limit: int | None = None,
         chat_template: str = "mistral",
@@ -67,7 +75,8 @@ class PreferenceDataModule(LightningDataModule):
         kind: Kind = "demonstrations",
     ) -> None:
         super().__init__()
-        self.path, self.split, self.validation = path, split, validation
+        self.path, self.split = path, split
+        self.validation, self.validation_split = validation, validation_split
         self.validation_fraction = validation_fraction
         self.validation_limit = validation_limit
         self.chat_template = chat_template
@@ -88,25 +97,26 @@ class PreferenceDataModule(LightningDataModule):
             return
         self.template = load_template(self.tokenizer_name, self.chat_template)
         loaded = self._load(self.path, self.split)
-        show(loaded.summary(self.template, self.kind))
-        if self.validation is not None:
-            held_out = self._load(self.validation, self.split).examples
-        elif is_function(self.path):
-            held_out = self._load(self.path, "validation").examples
+        if self.validation is not None or is_function(self.path):
+            held_out = self._load(self.validation or self.path, self.validation_split).examples
         else:
             loaded, held_out = split_held_out(loaded, self.validation_fraction)
         self.train, self.held_out = loaded, held_out[: self.validation_limit]
+        show([f"data: {len(loaded.examples)} to train on, {len(self.held_out)} held out"])
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the tokens that are trained on, in order; after `setup`."""
+        return self.train.fingerprint()
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
-        world_size = self.trainer.world_size if self.trainer else 1
         stream = Stream(
             len(self.train.examples),
             batch_size=self.batch_size,
             seed=self.seed,
             start=self.consumed,
             rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=world_size,
+            world_size=self.trainer.world_size if self.trainer else 1,
         )
         return DataLoader(
             Positioned(self.train.examples),
@@ -120,7 +130,7 @@ class PreferenceDataModule(LightningDataModule):
         rows = [(number, number) for number in range(len(self.held_out))]
         return DataLoader(
             Positioned(self.held_out),
-            sampler=rows,  # type: ignore[arg-type]  # any iterable of keys is a sampler
+            sampler=rows,
             batch_size=self.batch_size,
             collate_fn=COLLATE[self.kind],
         )
@@ -135,30 +145,34 @@ class PreferenceDataModule(LightningDataModule):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        assert self.trainer is not None
-        batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        return {
-            "consumed": batches * self.batch_size,
-            "batch_size": self.batch_size,
-            "fingerprint": self.train.fingerprint(),
-        }
+        # Processed, not loaded: what loader processes fetched ahead has taught nothing yet.
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress if self.trainer else None
+        batches = progress.total.processed if progress else 0
+        return {"consumed": batches * self.batch_size, **self._identity()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for key, ours in (
-            ("batch_size", self.batch_size),
-            ("fingerprint", self.train.fingerprint()),
-        ):
+        if self.trainer and self.trainer.state.fn != "fit":
+            return  # a trained model may be tested on other data
+        for key, ours in self._identity().items():
             if state_dict[key] != ours:
                 raise UserError(
-                    f"checkpoint: was written with another data.{key} "
-                    f"({state_dict[key]}, not {ours})",
-                    hint="resume with the data and batch size it was written under",
+                    f"checkpoint: it was written with another data.{key}: {state_dict[key]}, "
+                    f"this run has {ours}",
+                    hint="go on with the data, seed and batch size of that run, or start a new run",
                 )
         self.consumed = state_dict["consumed"]
 
+    def _identity(self) -> dict[str, Any]:
+        """What the order of the stream depends on."""
+        return {
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "fingerprint": self.fingerprint(),
+        }
+
     def _load(self, path: str, split: str) -> Loaded:
-        return load_examples(
+        loaded = load_examples(
             path,
             self.template,
             split=split,
@@ -168,6 +182,8 @@ class PreferenceDataModule(LightningDataModule):
             bad_records=self.bad_records,
             seed=self.seed,
         )
+        show(loaded.summary(self.template, self.kind))
+        return loaded
 
 
 class Positioned(Dataset[tuple[int, Example]]):

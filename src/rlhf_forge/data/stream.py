@@ -4,8 +4,14 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 from typing_extensions import override
+
+from rlhf_forge.errors import UserError
+
+# Sets the order of the data apart from every other use of the same seed.
+ORDER_STREAM = 2
 
 
 class Stream(Sampler[list[tuple[int, int]]]):
@@ -15,7 +21,7 @@ class Stream(Sampler[list[tuple[int, int]]]):
     exactly where it stopped, mid-round too, given nothing but the count of examples consumed.
 
     Args:
-        size: Number of examples.
+        size: Number of examples, at least 1.
         batch_size: Rows of one optimiser step, over all ranks.
         seed: Of the permutations.
         start: Position of the first row.
@@ -23,7 +29,7 @@ class Stream(Sampler[list[tuple[int, int]]]):
         world_size: Number of processes; divides ``batch_size``.
 
     Raises:
-        ValueError: If ``world_size`` does not divide ``batch_size``, or a number is not positive.
+        UserError: If ``batch_size`` is not positive, or no multiple of ``world_size``.
     """
 
     def __init__(
@@ -36,12 +42,10 @@ class Stream(Sampler[list[tuple[int, int]]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if size < 1 or batch_size < 1:
-            raise ValueError(f"size and batch_size must be positive, got {size} and {batch_size}")
-        if batch_size % world_size:
-            raise ValueError(
-                f"batch_size must be a multiple of the number of processes: {batch_size} rows on "
-                f"{world_size} processes"
+        if batch_size < 1 or batch_size % world_size:
+            raise UserError(
+                f"data.batch_size: {batch_size} rows cannot be shared by {world_size} processes",
+                hint=f"set it to a multiple of {world_size}",
             )
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.start, self.rank, self.world_size = start, rank, world_size
@@ -60,5 +64,5 @@ class Stream(Sampler[list[tuple[int, int]]]):
 
 
 @lru_cache(maxsize=4)
-def _permutation(seed: int, round_number: int, size: int) -> np.ndarray:
-    return np.random.default_rng([seed, round_number]).permutation(size)
+def _permutation(seed: int, round_number: int, size: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, ORDER_STREAM, round_number]).permutation(size)

@@ -1,0 +1,218 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from typing_extensions import override
+
+from rlhf_forge.data.collate import PairBatch, PromptBatch, SequenceBatch
+from rlhf_forge.data.module import PreferenceDataModule
+from rlhf_forge.errors import UserError
+from tests.tiny_tokenizer import mistral_tokenizer
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning.*", "ignore::FutureWarning")
+
+
+class Recorder(LightningModule):
+    """Learns nothing and notes which stream positions it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[int] = []
+        self.tokens: list[list[int]] = []
+        self.validated: list[int] = []
+
+    @override
+    def training_step(self, batch: SequenceBatch, batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        optimizer.step()
+        self.seen += batch.positions.tolist()
+        self.tokens += batch.tokens.tolist()
+
+    @override
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.validated += batch.positions.tolist()
+
+    @override
+    def predict_step(self, batch: Any, batch_idx: int) -> list[str]:
+        return [record.origin for record in batch.records]
+
+    @override
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def rows(*, seed: int, split: str) -> list[dict[str, Any]]:
+    return [{"prompt": f"{split} {seed} {n}?", "completion": f"{n}."} for n in range(10)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    mistral_tokenizer().save_pretrained(tmp_path / "base")
+    lines = (json.dumps({"prompt": f"{n}?", "completion": f"{n}."}) + "\n" for n in range(40))
+    (tmp_path / "data.jsonl").write_text("".join(lines))
+    return tmp_path
+
+
+def data_module(folder: Path, **changes: Any) -> PreferenceDataModule:
+    arguments: dict[str, Any] = {
+        "path": str(folder / "data.jsonl"),
+        "tokenizer": str(folder / "base"),
+        "batch_size": 8,
+        "validation_fraction": 0.2,
+    }
+    return PreferenceDataModule(**(arguments | changes))
+
+
+def ready(folder: Path, **changes: Any) -> PreferenceDataModule:
+    data = data_module(folder, **changes)
+    data.setup("fit")
+    return data
+
+
+def trainer(folder: Path, steps: int, **changes: Any) -> Trainer:
+    return Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        limit_train_batches=steps,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **changes,
+    )
+
+
+def test_every_record_is_trained_on_or_held_out(folder: Path) -> None:
+    data = ready(folder)
+    assert data.held_out
+    assert len(data.train.examples) + len(data.held_out) == 40
+
+
+def test_setting_up_prints_format_counts_and_an_example_to_stderr(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ready(folder)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "format 'prompt, completion'" in captured.err
+    assert "40 records read, 40 used, 0 skipped" in captured.err
+    assert "<s>[INST] 0?[/INST]» 0.</s>«" in captured.err
+    assert f"{len(data.train.examples)} to train on, {len(data.held_out)} held out" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch"),
+    [("demonstrations", SequenceBatch), ("prompts", PromptBatch)],
+)
+def test_batches_are_what_the_stage_needs(
+    folder: Path, kind: str, batch: type[SequenceBatch | PromptBatch]
+) -> None:
+    loader = ready(folder, kind=kind).train_dataloader()
+    first = next(iter(loader))
+    assert isinstance(first, batch)
+    assert len(first.positions) == 8
+
+
+def test_pairs_come_as_pairs(folder: Path) -> None:
+    row = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    (folder / "data.jsonl").write_text(json.dumps(row))
+    data = ready(folder, kind="pairs", validation_fraction=0.0)
+    first = next(iter(data.train_dataloader()))
+    assert isinstance(first, PairBatch)
+    assert first.tokens.shape[0] == 16
+
+
+def test_held_out_rows_come_in_order_once_and_none_is_dropped(folder: Path) -> None:
+    data = ready(folder, batch_size=3)
+    batches = list(data.val_dataloader())
+    assert [p for b in batches for p in b.positions.tolist()] == list(range(len(data.held_out)))
+
+
+def test_a_function_is_held_out_by_its_own_split(folder: Path) -> None:
+    data = ready(folder, path=f"{__name__}:rows", seed=3)
+    assert len(data.train.examples) == 10
+    assert data.held_out[0].record.prompt[0]["content"] == "validation 3 0?"
+
+
+def test_a_validation_file_is_held_out_whole_up_to_its_limit(folder: Path) -> None:
+    file = folder / "held_out.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows(seed=0, split="x")))
+    data = ready(folder, validation=str(file))
+    assert (len(data.train.examples), len(data.held_out)) == (40, 10)
+    assert len(ready(folder, validation=str(file), validation_limit=4).held_out) == 4
+
+
+def test_records_skipped_from_a_validation_file_are_counted_too(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = folder / "held_out.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": ""}\n')
+    ready(folder, validation=str(file), bad_records="skip")
+    assert f"1 skipped: empty response ({file}:2)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_run_sees_what_an_unbroken_one_would(folder: Path, workers: int) -> None:
+    whole = Recorder()
+    trainer(folder, 9, enable_checkpointing=False).fit(
+        whole, datamodule=data_module(folder, workers=workers)
+    )
+    saver = ModelCheckpoint(folder, filename="cut", every_n_train_steps=4, save_top_k=-1)
+    # Within a round of the data, not at its end.
+    trainer(folder, 5, callbacks=[saver]).fit(
+        Recorder(), datamodule=data_module(folder, workers=workers)
+    )
+    resumed = Recorder()
+    trainer(folder, 9, enable_checkpointing=False).fit(
+        resumed, datamodule=data_module(folder, workers=workers), ckpt_path=folder / "cut.ckpt"
+    )
+    assert whole.seen == list(range(72))
+    assert resumed.seen == list(range(32, 72))
+    assert resumed.tokens == whole.tokens[32:]
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("batch_size", {"batch_size": 4}),
+        ("seed", {"seed": 1}),
+        ("fingerprint", {"validation_fraction": 0.3}),
+    ],
+)
+def test_resuming_with_another_stream_is_refused(
+    folder: Path, key: str, change: dict[str, Any]
+) -> None:
+    state = ready(folder).state_dict()
+    other = ready(folder, **change)
+    with pytest.raises(UserError, match=f"another data.{key}") as caught:
+        other.load_state_dict(state)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_trained_model_may_be_validated_on_other_data(folder: Path) -> None:
+    fitted = trainer(folder, 1, enable_checkpointing=False)
+    fitted.fit(Recorder(), datamodule=data_module(folder))
+    fitted.save_checkpoint(folder / "done.ckpt")
+    data = data_module(folder, path=f"{__name__}:rows", batch_size=4)
+    model = Recorder()
+    trainer(folder, 1).validate(model, datamodule=data, ckpt_path=folder / "done.ckpt")
+    assert model.validated == list(range(10))
+
+
+def test_predicting_hands_over_each_held_out_record(folder: Path) -> None:
+    data = data_module(folder, path=f"{__name__}:rows", kind="prompts", batch_size=4)
+    batches = trainer(folder, 1).predict(Recorder(), datamodule=data)
+    assert batches is not None
+    origins = [origin for batch in batches for origin in batch]
+    assert origins == [f"{__name__}:rows row {n}" for n in range(1, 11)]
