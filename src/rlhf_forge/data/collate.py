@@ -4,13 +4,12 @@ Masks come from lengths: a pad id may be any token, also the one that ends a seq
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from rlhf_forge.data.records import Prompt
 from rlhf_forge.data.tokenize import DemonstrationExample, PairExample, PromptExample
 
 PAD = 0
@@ -31,10 +30,6 @@ class SequenceBatch(NamedTuple):
     targets: Bool[Tensor, "batch time"]
     positions: Int[Tensor, "batch"]
 
-    def to(self, device: torch.device | str) -> Self:
-        """This batch on ``device``; Lightning calls it."""
-        return type(self)(*(tensor.to(device) for tensor in self))
-
 
 class PairBatch(NamedTuple):
     """Right-padded pairs: all chosen rows, then all rejected ones in the same order.
@@ -51,10 +46,6 @@ class PairBatch(NamedTuple):
     response: Bool[Tensor, "two_batch time"]
     positions: Int[Tensor, "batch"]
 
-    def to(self, device: torch.device | str) -> Self:
-        """This batch on ``device``; Lightning calls it."""
-        return type(self)(*(tensor.to(device) for tensor in self))
-
 
 class PromptBatch(NamedTuple):
     """Left-padded prompts.
@@ -63,18 +54,11 @@ class PromptBatch(NamedTuple):
         tokens: Padding, on the left, holds 0.
         mask: True on real tokens.
         positions: Place of each row in the endless stream.
-        records: What the prompts came from.
     """
 
     tokens: Int[Tensor, "batch time"]
     mask: Bool[Tensor, "batch time"]
     positions: Int[Tensor, "batch"]
-    records: list[Prompt]
-
-    def to(self, device: torch.device | str) -> Self:
-        """This batch on ``device``; Lightning calls it. Records stay what they are."""
-        tokens, mask, positions = (tensor.to(device) for tensor in self[:3])
-        return type(self)(tokens, mask, positions, self.records)
 
 
 Batch = TypeVar("Batch", SequenceBatch, PairBatch, PromptBatch)
@@ -101,8 +85,7 @@ def collate_pairs(rows: Sequence[tuple[int, PairExample]]) -> PairBatch:
 def collate_prompts(rows: Sequence[tuple[int, PromptExample]]) -> PromptBatch:
     """Batch of (stream position, example) rows."""
     flipped, mask = _pad([example.tokens[::-1] for _, example in rows])
-    records = [example.record for _, example in rows]
-    return PromptBatch(flipped.flip(-1), mask.flip(-1), _positions(rows), records)
+    return PromptBatch(flipped.flip(-1), mask.flip(-1), _positions(rows))
 
 
 def micro_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
@@ -142,7 +125,7 @@ def take(batch: Batch, rows: Sequence[int]) -> Batch:
     columns = batch.mask[index].any(0)
     tokens, mask = batch.tokens[index][:, columns], batch.mask[index][:, columns]
     if isinstance(batch, PromptBatch):
-        return type(batch)(tokens, mask, positions, [batch.records[row] for row in rows])
+        return type(batch)(tokens, mask, positions)
     return type(batch)(tokens, mask, batch[2][index][:, columns], positions)
 
 
