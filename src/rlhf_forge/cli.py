@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
@@ -30,7 +30,8 @@ LOGS = Path("lightning_logs")
 # A config says `class_path: SFTModule`: importing these makes the bare names known.
 STAGE_MODULES = ("sft", "reward", "ppo")
 # Set by us, from total_steps or total_iterations: a run is one virtual epoch.
-REFUSED = ("max_steps", "max_epochs", "min_steps", "min_epochs", "max_time", "limit_train_batches")
+REFUSED = ("max_steps", "max_epochs", "min_steps", "min_epochs", "limit_train_batches")
+UNSET = (None, -1)
 
 
 class ForgeParser(LightningArgumentParser):
@@ -59,8 +60,13 @@ class ForgeCLI(LightningCLI):
     @property
     def stage_config(self) -> Namespace:
         """The parsed config of the running subcommand."""
-        config: Namespace = self.config[self.subcommand]
+        config: Namespace = self.config[self.subcommand] if self.subcommand else self.config
         return config
+
+    @property
+    def fingerprint(self) -> str:
+        """What the stage depends on; see `fingerprint_of`."""
+        return fingerprint_of(self.stage_config.as_dict())
 
     @property
     def folder(self) -> Path:
@@ -71,7 +77,7 @@ class ForgeCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.stage_config
         for key in REFUSED:
-            if config.trainer.get(key) is not None:
+            if config.trainer.get(key) not in UNSET:
                 raise UserError(
                     f"trainer.{key}: set by rlhf_forge, got {config.trainer[key]}",
                     hint="set model.init_args.total_steps (total_iterations in PPO) instead",
@@ -84,7 +90,7 @@ class ForgeCLI(LightningCLI):
         self._fill_in_parents(config)
         if self.subcommand == "predict":
             config.data.kind = _module_class(config.model).predicts
-        if self.subcommand != "fit" and config.ckpt_path is None:
+        if self.subcommand in {"validate", "test", "predict"} and config.ckpt_path is None:
             config.ckpt_path = str(self._last_checkpoint())
 
     def _fill_in_parents(self, config: Namespace) -> None:
@@ -108,20 +114,18 @@ class ForgeCLI(LightningCLI):
         settings: dict[str, Any] = {"default_root_dir": str(self.folder)}
         settings["max_epochs"] = 1
         settings["limit_train_batches"] = _length_of(config.model)
+        settings["plugins"] = [*(config.trainer.plugins or []), AtomicCheckpointIO()]
         if config.trainer.logger is None:
             settings["logger"] = TensorBoardLogger(
                 self.folder, name="", version="", default_hp_metric=False
             )
         return super().instantiate_trainer(**settings, **kwargs)
 
-    def _own_callbacks(self) -> list[Any]:
-        return []
-
     def before_fit(self) -> None:
         """Callbacks that need the parsed config."""
         config = self.stage_config
         self.trainer.callbacks.append(IterationCheckpoint(every=config.checkpoint_every))  # type: ignore[attr-defined]
-        self.trainer.callbacks.append(ArtefactWriter(fingerprint_of(config.as_dict())))  # type: ignore[attr-defined]
+        self.trainer.callbacks.append(ArtefactWriter(self.fingerprint))  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
         """Say where things are and what to type next."""
@@ -144,40 +148,84 @@ def run_stage(word: str, arguments: Sequence[str]) -> ForgeCLI:
     Raises:
         UserError: For a mistake in the command line, the config, the data or the artefacts.
     """
+    return _built(ForgeCLI, [word, *_found_configs(arguments)], run=True)
+
+
+class ParsedStage(ForgeCLI):
+    """A stage's config as `fit` would see it, with nothing instantiated and nothing run."""
+
+    @override
+    def instantiate_classes(self) -> None:
+        pass
+
+    def module(self) -> Any:
+        """The stage's module, without weights."""
+        return self.parser.instantiate_classes(self.stage_config).model
+
+    def data(self) -> PreferenceDataModule:
+        """The stage's data, read and tokenized."""
+        data = PreferenceDataModule(**self.stage_config.data.as_dict())
+        data.setup("fit")
+        return data
+
+
+def parsed_stage(arguments: Sequence[str]) -> ParsedStage:
+    """Parse a stage's command line without running it.
+
+    Raises:
+        UserError: For a mistake in the command line or the config.
+    """
+    return _built(ParsedStage, _found_configs(arguments), run=False)
+
+
+def stage_of(path: Path) -> str | None:
+    """The stage that a config declares by its model's class; None if it has no model."""
+    import yaml
+
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    class_path = config.get("model", {}).get("class_path")
+    if class_path is None:
+        return None
+    stage: str = _module_class(Namespace(class_path=class_path)).stage
+    return stage
+
+
+CLI = TypeVar("CLI", bound=ForgeCLI)
+
+
+def _built(kind: type[CLI], arguments: list[str], *, run: bool) -> CLI:
     _quiet()
     for name in STAGE_MODULES:
         import_module(f"rlhf_forge.modules.{name}")
-    arguments = [word, *_found_configs(arguments)]
     argv, sys.argv = sys.argv, [sys.argv[0]]
     try:
-        return ForgeCLI(
+        return kind(
             LightningModule,
             PreferenceDataModule,
             subclass_mode_model=True,
             args=arguments,
+            run=run,
             seed_everything_default=0,
             parser_class=ForgeParser,
             parser_kwargs={"default_env": False},
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={
-                "precision": "32-true",
-                "num_sanity_val_steps": 0,
-                "log_every_n_steps": 1,
-                "use_distributed_sampler": False,
-                "enable_checkpointing": False,
-                "enable_model_summary": False,
-                "check_val_every_n_epoch": None,
-                "plugins": [AtomicCheckpointIO()],
-                "callbacks": [
-                    ForgeProgressBar(),
-                    PredictionWriter(),
-                    RewardMetrics(),
-                    SampleWriter(),
-                ],
-            },
+            trainer_defaults=_trainer_defaults(),
         )
     finally:
         sys.argv = argv
+
+
+def _trainer_defaults() -> dict[str, Any]:
+    return {
+        "precision": "32-true",
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        "use_distributed_sampler": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "check_val_every_n_epoch": None,
+        "callbacks": [ForgeProgressBar(), PredictionWriter(), RewardMetrics(), SampleWriter()],
+    }
 
 
 def _found_configs(arguments: Sequence[str]) -> list[str]:

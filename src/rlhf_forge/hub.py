@@ -10,6 +10,7 @@ PACKAGE_PREFIX = "package:"
 TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "chat_template*", "config.json"]
 # Mistral's repositories hold a second copy of every weight under this name.
 SECOND_COPIES = ["consolidated*"]
+HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
 
 
 def base_folder(name: str) -> Path:
@@ -40,9 +41,9 @@ def _folder(name: str, patterns: list[str]) -> Path:
         if folder.is_dir():
             return folder
         raise UserError(f"{name}: the installed rlhf_forge holds no such folder")
-    if Path(name).expanduser().is_dir():
+    if name and Path(name).expanduser().is_dir():
         return Path(name).expanduser()
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not re.fullmatch(HUB_NAME, name):
         raise UserError(
             f"base {name!r}: no such folder, and not a hub name (owner/model)",
             hint="give a folder with config.json and *.safetensors, or a name like "
@@ -61,9 +62,8 @@ def _from_hub(name: str, patterns: list[str]) -> Path:
         RepositoryNotFoundError,
     )
 
-    wanted = {"allow_patterns": patterns, "ignore_patterns": SECOND_COPIES}
     try:
-        return Path(snapshot_download(name, **wanted))
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=SECOND_COPIES))
     except GatedRepoError:
         raise UserError(
             f"base {name}: the hub gives this model only to accounts that accepted its terms",

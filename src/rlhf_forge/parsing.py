@@ -33,9 +33,18 @@ def parsed_call(function: Callable[..., Any], arguments: Sequence[str], word: st
     """
     parser = TerseParser(prog=f"python -m rlhf_forge {word}")
     parser.add_function_arguments(function, as_positional=True, fail_untyped=True)
+    _take_several_words(parser)
     parsed = parser.parse_args(list(arguments))
     status: int | None = function(**parser.instantiate_classes(parsed).as_dict())
     return status
+
+
+def _take_several_words(parser: ArgumentParser) -> None:
+    """Let a positional of several words be typed as words: jsonargparse wants a JSON list."""
+    for action in parser._actions:
+        if not action.option_strings and getattr(action, "_typehint", None) == list[str]:
+            action.nargs, action.metavar = "+", action.dest.upper()
+            action._typehint = str  # type: ignore[attr-defined]  # jsonargparse's own
 
 
 def known_keys(parser: ArgumentParser) -> list[str]:
@@ -62,7 +71,12 @@ def mistake(message: str, known: Sequence[str]) -> UserError:
 def innermost(message: str) -> str:
     """The line of a nested message that names the fault, without the types tried around it."""
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
-    noise = ("Expected a NoneType", "Given value type", "Does not validate against any", "Problem with")
+    noise = (
+        "Expected a NoneType",
+        "Given value type",
+        "Does not validate against any",
+        "Problem with",
+    )
     useful = [line for line in lines if not line.startswith(noise)] or lines
     key = re.search(r'[Kk]ey "([\w.]+)"', message)
     text = useful[-1] if useful else message

@@ -23,7 +23,9 @@ def find_config(name: str) -> Path:
     for folder in config_folders():
         if (folder / name).is_file():
             return folder / name
-    known = sorted({p.relative_to(f).as_posix() for f in config_folders() for p in f.rglob("*.yaml")})
+    known = sorted(
+        {p.relative_to(f).as_posix() for f in config_folders() for p in f.rglob("*.yaml")}
+    )
     raise UserError(
         f"--config: no such file: {name}; shipped configs: {', '.join(known)}",
         hint=nearest(name, known),

@@ -6,18 +6,17 @@ token included. What a token was predicted from stands one to its left, and only
 `values_before` ever shift.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.backbone.scoring import row_width, score, values_before
 from rlhf_forge.data.collate import micro_batches
-from rlhf_forge.generation.decode import Response
 
 # Distinguishes the shuffling of minibatches from every other use of the run's seed.
 SHUFFLE_STREAM = 1
@@ -70,20 +69,6 @@ class Experience:
 
 # For each epoch its minibatches, for each minibatch its micro-batches, for each its row numbers.
 Plan = list[list[list[list[int]]]]
-
-
-def join(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Response], device: torch.device
-) -> tuple[Int[Tensor, "batch time"], Bool[Tensor, "batch time"]]:
-    """Right-padded rows of prompt + response, and the mask of the response tokens."""
-    width = max(len(p) + len(r.tokens) for p, r in zip(prompts, responses, strict=True))
-    tokens = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
-    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        end = len(prompt) + len(response.tokens)
-        tokens[row, :end] = torch.tensor([*prompt, *response.tokens])
-        mask[row, len(prompt) : end] = True
-    return tokens.to(device), mask.to(device)
 
 
 def plan_updates(
@@ -177,46 +162,8 @@ def score_rollout(
     return rollout
 
 
-def score(
-    backbone: Backbone,
-    tokens: Int[Tensor, "batch time"],
-    mask: Bool[Tensor, "batch time"],
-    *,
-    role: str = "reward",
-) -> Float[Tensor, "batch"]:
-    """Normalised score of each row, read at its last response token.
-
-    The one way from tokens to a score: reward training, PPO and the server call it. A row without
-    a response token is read at its first token, which says nothing about any answer.
-    """
-    with backbone.using(role):
-        scalars = backbone.scalars(tokens)
-    index = torch.arange(tokens.shape[1], device=tokens.device)
-    last = torch.where(mask, index, 0).amax(-1, keepdim=True)
-    return scalars.gather(1, last).squeeze(1)
-
-
-def values_before(
-    scalars: Float[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]
-) -> Float[Tensor, "batch time"]:
-    """The critic's output before each response token: what it made of the token to the left."""
-    return torch.where(mask, F.pad(scalars[:, :-1], (1, 0)), 0.0)
-
-
 def minibatches(experience: Experience, plan: Plan) -> Iterator[list[Experience]]:
     """The micro-batches of each optimiser step, epoch after epoch."""
     for epoch in plan:
         for minibatch in epoch:
             yield [experience.rows(rows) for rows in minibatch]
-
-
-def row_width(mask: Bool[Tensor, "batch time"]) -> int:
-    """One past the last True of any row; at least 1."""
-    return max(1, int(mask.any(0).nonzero().max()) + 1) if mask.any() else 1
-
-
-def requests_keys(
-    seed: int, iteration: int, positions: Collection[int]
-) -> list[tuple[int, int, int]]:
-    """Randomness of each row: a function of (seed, iteration, global row) and nothing else."""
-    return [(seed, iteration, position) for position in positions]

@@ -101,8 +101,8 @@ class Backbone(nn.Module):
 
     def set_scale(self, role: str, *, mean: float, std: float) -> None:
         """From now on the role's scalars are ``(raw - mean) / std`` of the unscaled ones."""
-        raw = self.heads[role].weights()
-        trainable = self.heads[role].weight.requires_grad
+        raw = self._head(role).weights()
+        trainable = self._head(role).weight.requires_grad
         scaled = HeadWeights(raw.weight, mean=mean, std=std)
         self.heads[role] = ScalarHead(scaled, self.device).requires_grad_(trainable)
 
@@ -115,7 +115,7 @@ class Backbone(nn.Module):
         first = next(iter(self._adapted.values()))
         rank = first.lora_A[role].shape[0]
         lora = LoraSpec(r=rank, alpha=round(first.scaling[role] * rank))
-        head = self.heads[role].weights() if role in self.heads else None
+        head = self._head(role).weights() if role in self.heads else None
         return AdapterWeights(lora, pairs, head)
 
     def parameters_of(self, role: str) -> list[nn.Parameter]:
@@ -221,6 +221,11 @@ class Backbone(nn.Module):
 
     def _frozen_layers(self) -> list[tuple[str, nn.Linear]]:
         return [(name, layer.frozen) for name, layer in self._adapted.items()]
+
+    def _head(self, role: str) -> ScalarHead:
+        head = self.heads[role]
+        assert isinstance(head, ScalarHead)
+        return head
 
     def _require_roles_for(self, tokens: Tensor) -> None:
         groups = self._selection.groups

@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 
 QUIET_LOGGER = "bitsandbytes.backends.cpu.ops"
@@ -34,12 +35,14 @@ def hub_kernels_blocked() -> Iterator[None]:
             sys.modules["kernels"] = before  # type: ignore[assignment]
 
 
+@cache
 def import_bitsandbytes() -> ModuleType:
     """The package bitsandbytes, imported without hub kernels."""
     with hub_kernels_blocked():
         return importlib.import_module("bitsandbytes")
 
 
+@cache
 def import_peft() -> ModuleType:
     """The package peft, imported without hub kernels."""
     with hub_kernels_blocked():

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from rlhf_forge.backbone.bitsandbytes_guard import import_bitsandbytes
 
@@ -44,11 +45,13 @@ class _UnpackedProduct(torch.autograd.Function):
     """``product(x, unpack())`` that holds neither x nor the unpacked weight for the backward."""
 
     @staticmethod
+    @override
     def forward(ctx: Any, x: Tensor, unpack: Callable[[], Tensor]) -> Tensor:
         ctx.unpack = unpack
         return product(x, unpack())
 
     @staticmethod
+    @override
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
         return product(grads[0], ctx.unpack().T), None
 
@@ -59,16 +62,22 @@ def frozen_product(x: Tensor, linear: nn.Linear) -> Tensor:
     Gradients flow to x only.
     """
     weight = linear.weight
+    bias: Tensor | None = linear.bias
     quant_state = getattr(weight, "quant_state", None)
     if quant_state is not None:
         if _is_decode_step(x):
             return _fused_4bit(x, linear, quant_state)
-        y = _UnpackedProduct.apply(x, lambda: dense_weight(linear, x.dtype))
+        y = _unpacked_product(x, lambda: dense_weight(linear, x.dtype))
     elif x.dtype == torch.bfloat16 and not has_bf16_units(x.device.type):
-        y = _UnpackedProduct.apply(x, lambda: weight)
+        y = _unpacked_product(x, lambda: weight)
     else:
         y = F.linear(x, weight)
-    return y if linear.bias is None else y + linear.bias
+    return y if bias is None else y + bias
+
+
+def _unpacked_product(x: Tensor, unpack: Callable[[], Tensor]) -> Tensor:
+    y: Tensor = _UnpackedProduct.apply(x, unpack)  # type: ignore[no-untyped-call]
+    return y
 
 
 def dense_weight(linear: nn.Linear, dtype: torch.dtype) -> Float[Tensor, "outer inner"]:
@@ -91,8 +100,7 @@ def _is_decode_step(x: Tensor) -> bool:
 
 
 def _fused_4bit(x: Tensor, linear: nn.Linear, quant_state: Any) -> Tensor:
-    weight = linear.weight
     y: Tensor = import_bitsandbytes().matmul_4bit(
-        x, weight.data.t(), quant_state=quant_state, bias=linear.bias
+        x, linear.weight.data.t(), quant_state=quant_state, bias=linear.bias
     )
     return y

@@ -1,5 +1,6 @@
 """Loading the frozen base."""
 
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rlhf_forge.backbone.attention import attention_for
 from rlhf_forge.backbone.bitsandbytes_guard import import_bitsandbytes
 from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.errors import UserError
-from rlhf_forge.hub import base_folder
+from rlhf_forge.hub import SECOND_COPIES, base_folder
 
 
 def load_base(config: BackboneConfig, device: torch.device) -> PreTrainedModel:
@@ -23,16 +24,21 @@ def load_base(config: BackboneConfig, device: torch.device) -> PreTrainedModel:
         UserError: If the base is not there, not in safetensors, or not a causal LM.
     """
     folder = base_folder(config.path)
-    if not any(folder.glob("*.safetensors")):
+    if not _weight_files(folder):
         raise UserError(
             f"base {config.path}: no *.safetensors file in {folder}",
             hint="only safetensors weights are loaded: a pickle can run code",
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, **_options(config, device))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **_options(config, device))
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"base {config.path}: cannot be loaded: {reason}") from error
+    model, report = loaded
+    # transformers would fill these with random numbers.
+    odd = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
+    if odd:
+        raise UserError(f"base {config.path}: {min(odd)} is missing or of another shape")
     return freeze(model)
 
 
@@ -60,10 +66,12 @@ def _options(config: BackboneConfig, device: torch.device) -> dict[str, Any]:
         "use_safetensors": True,
         "trust_remote_code": False,
         "local_files_only": True,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # they are found in the report
     }
     if config.precision == "nf4":
         import_bitsandbytes()
-        options["quantization_config"] = BitsAndBytesConfig(
+        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
@@ -76,20 +84,32 @@ def content_fingerprint(folder: Path) -> str:
     """SHA-256 over every tensor's name, shape and a sample of its rows, and the config.
 
     Reads a few rows of each tensor, not the whole file: seconds for 7B, and another training of
-    the same architecture differs in nearly all of them.
+    the same architecture differs in nearly all of them. How the weights are cut into files does
+    not matter.
 
     Raises:
-        UserError: If a weight file is truncated or foreign.
+        UserError: If there is no config, or a weight file is truncated or foreign.
     """
-    digest = sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as weights:
-                for name in sorted(weights.keys()):
-                    _sample(digest, name, weights.get_slice(name))
-        except SafetensorError as error:
-            raise UserError(f"{path}: not a whole safetensors file ({error})") from error
+    config = folder / "config.json"
+    if not config.is_file():
+        raise UserError(f"base {folder}: config.json is missing")
+    digest = sha256(config.read_bytes())
+    with ExitStack() as opened:
+        tensors: dict[str, Any] = {}
+        for path in _weight_files(folder):
+            try:
+                weights = opened.enter_context(safe_open(path, framework="pt"))
+            except SafetensorError as error:
+                raise UserError(f"{path}: not a whole safetensors file ({error})") from error
+            tensors |= {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
+        for name in sorted(tensors):
+            _sample(digest, name, tensors[name])
     return digest.hexdigest()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    every = sorted(folder.glob("*.safetensors"))
+    return [path for path in every if not any(path.match(copy) for copy in SECOND_COPIES)]
 
 
 def _sample(digest: Any, name: str, tensor: Any) -> None:

@@ -77,9 +77,7 @@ class IterationCheckpoint(Callback):
             litter.unlink(missing_ok=True)
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *args: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         if done % self.every == 0:
             trainer.save_checkpoint(_folder(trainer) / LAST)

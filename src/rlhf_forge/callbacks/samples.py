@@ -11,7 +11,6 @@ from typing_extensions import override
 from rlhf_forge.generation.decode import Request, generate
 from rlhf_forge.modules.ppo import PPOModule
 from rlhf_forge.modules.responses import HELD_OUT
-from rlhf_forge.modules.roles import held_out_of
 
 
 class SampleWriter(Callback):
@@ -40,7 +39,7 @@ class SampleWriter(Callback):
             self._write(trainer, pl_module, done)
 
     def _write(self, trainer: Trainer, module: PPOModule, iteration: int) -> None:
-        records = [example.record for example in held_out_of(module)[: self.number]]
+        records = [example.record for example in module.held_out[: self.number]]
         answers = {role: _answers(module, records, role) for role in ("reference", "policy")}
         rows = [
             {
@@ -73,6 +72,8 @@ def _answers(module: PPOModule, records: list[Any], role: str) -> list[str]:
 def _table(rows: list[dict[str, Any]]) -> str:
     lines = ["| prompt | SFT | PPO |", "|---|---|---|"]
     for row in rows:
-        cells = (str(row[key]).replace("|", "\\|").replace("\n", " ") for key in ("prompt", "sft", "ppo"))
+        cells = (
+            str(row[key]).replace("|", "\\|").replace("\n", " ") for key in ("prompt", "sft", "ppo")
+        )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 
 from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.backbone.scoring import score
 from rlhf_forge.data.records import Demonstration, Pair, Record, assistant
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import Example
-from rlhf_forge.rollout import score
 
 Row = tuple[list[int], list[int]]
 

@@ -5,7 +5,7 @@ https://arxiv.org/abs/1909.08593, and Schulman et al. 2017, https://arxiv.org/ab
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -20,8 +20,10 @@ from rlhf_forge.artefact import Expected
 from rlhf_forge.backbone.adapter_files import AdapterWeights
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
+from rlhf_forge.backbone.scoring import values_before
 from rlhf_forge.data.collate import PromptBatch
 from rlhf_forge.data.render import ChatTemplate
+from rlhf_forge.data.tokenize import Example
 from rlhf_forge.functional.advantages import (
     explained_variance,
     generalized_advantage_estimation,
@@ -31,23 +33,21 @@ from rlhf_forge.functional.advantages import (
 from rlhf_forge.functional.kl import adapt_kl_coef, kl_estimate
 from rlhf_forge.functional.losses import clipped_policy_loss, clipped_value_loss
 from rlhf_forge.functional.masking import masked_mean, whiten
+from rlhf_forge.generation.rows import join
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_names
 from rlhf_forge.modules.checks import require_unit_ratio, require_zero_kl
 from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
-from rlhf_forge.modules.responses import HELD_OUT, answered_records, respond, rows_of
-from rlhf_forge.modules.roles import expected_of, open_backbone, read_parent, template_of
-from rlhf_forge.modules.settings import ObjectiveSettings, RolloutSettings, UpdateSettings
-from rlhf_forge.rollout import (
-    Experience,
-    Plan,
-    Rollout,
-    join,
-    minibatches,
-    plan_updates,
-    score_rollout,
-    values_before,
+from rlhf_forge.modules.responses import HELD_OUT, held_out_answers, respond, rows_of
+from rlhf_forge.modules.roles import (
+    data_of,
+    expected_of,
+    open_backbone,
+    read_parent,
+    template_of,
 )
+from rlhf_forge.modules.settings import ObjectiveSettings, RolloutSettings, UpdateSettings
+from rlhf_forge.rollout import Experience, Plan, Rollout, minibatches, plan_updates, score_rollout
 
 
 class PPOModule(LightningModule):
@@ -65,7 +65,7 @@ class PPOModule(LightningModule):
         total_iterations: Rollouts of the run.
         rollout: How responses are sampled.
         objective: What is rewarded: score, missing-EOS rule, KL penalty.
-        update: How the policy learns from a rollout.
+        updates: How the policy learns from a rollout.
         seed: Of sampling and shuffling.
     """
 
@@ -83,7 +83,7 @@ class PPOModule(LightningModule):
         total_iterations: int = 200,
         rollout: RolloutSettings = RolloutSettings(),
         objective: ObjectiveSettings = ObjectiveSettings(),
-        update: UpdateSettings = UpdateSettings(),
+        updates: UpdateSettings = UpdateSettings(),
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class PPOModule(LightningModule):
         self.total_iterations = total_iterations
         self.rollout_settings = rollout
         self.objective = objective
-        self.update_settings = update
+        self.update_settings = updates
         self.seed = seed
         self.sampling = Sampling(
             temperature=rollout.temperature, max_new_tokens=rollout.max_new_tokens
@@ -106,6 +106,11 @@ class PPOModule(LightningModule):
         self.backbone: Backbone
         self.expected: Expected
         self.template: ChatTemplate
+
+    @property
+    def held_out(self) -> Sequence[Example]:
+        """The examples that the module is not trained on."""
+        return data_of(self).held_out
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -319,7 +324,7 @@ class PPOModule(LightningModule):
 
     @override
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
-        return answered_records(self, batch, respond(self, batch, iteration=HELD_OUT))
+        return held_out_answers(self, batch)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

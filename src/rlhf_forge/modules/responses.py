@@ -1,10 +1,12 @@
 """Responses of a module's role to a batch of prompts."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.data.collate import PromptBatch
 from rlhf_forge.data.render import ChatTemplate
+from rlhf_forge.data.tokenize import Example
 from rlhf_forge.generation.decode import Request, Response, generate
 from rlhf_forge.generation.sampler import Sampling
 
@@ -21,6 +23,10 @@ class Responder(Protocol):
     role: str
     max_rows: int
     template: ChatTemplate
+
+    @property
+    def held_out(self) -> Sequence[Example]:
+        """The examples that the module is not trained on."""
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -44,15 +50,14 @@ def respond(module: Responder, batch: PromptBatch, *, iteration: int) -> list[Re
     )
 
 
-def answered_records(
-    module: Responder, batch: PromptBatch, responses: list[Response]
-) -> list[dict[str, Any]]:
-    """Prompt, response and whether it ended by itself, ready to be written as JSON lines."""
+def held_out_answers(module: Responder, batch: PromptBatch) -> list[dict[str, Any]]:
+    """Answer held-out prompts: each prompt, response, and whether it ended by itself."""
+    responses = respond(module, batch, iteration=HELD_OUT)
     return [
         {
-            "prompt": record.prompt,
+            "prompt": module.held_out[position].record.prompt,
             "response": module.template.decode(response.tokens),
             "finished": response.finished,
         }
-        for record, response in zip(batch.records, responses, strict=True)
+        for position, response in zip(batch.positions.tolist(), responses, strict=True)
     ]

@@ -11,23 +11,24 @@ from typing_extensions import override
 from rlhf_forge.artefact import Expected
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
+from rlhf_forge.backbone.scoring import score
 from rlhf_forge.data.collate import PairBatch, micro_batches, take
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.functional.losses import bradley_terry_loss
 from rlhf_forge.generation.decode import Request, generate
+from rlhf_forge.generation.rows import join
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_names
 from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
 from rlhf_forge.modules.responses import HELD_OUT
 from rlhf_forge.modules.roles import (
+    data_of,
     expected_of,
-    held_out_of,
     open_backbone,
     read_parent,
     template_of,
 )
 from rlhf_forge.modules.settings import OptimizerSettings
-from rlhf_forge.rollout import join, score
 
 
 class RewardModule(LightningModule):
@@ -149,7 +150,7 @@ class RewardModule(LightningModule):
 
     def calibrate(self) -> None:
         """Centre and scale the scores on responses of the SFT policy to held-out prompts."""
-        records = [example.record for example in held_out_of(self)][: self.calibration_samples]
+        records = [example.record for example in data_of(self).held_out][: self.calibration_samples]
         prompts = [self.template.prompt(record.prompt) for record in records]
         requests = [
             Request(prompt, "reference", (self.seed, HELD_OUT, row))

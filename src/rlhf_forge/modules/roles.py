@@ -13,7 +13,6 @@ from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.backbone.loading import content_fingerprint, load_base
 from rlhf_forge.data.module import PreferenceDataModule
 from rlhf_forge.data.render import ChatTemplate
-from rlhf_forge.data.tokenize import Example
 from rlhf_forge.errors import UserError
 from rlhf_forge.hub import base_folder
 
@@ -35,11 +34,6 @@ def data_of(module: LightningModule) -> PreferenceDataModule:
 def template_of(module: LightningModule) -> ChatTemplate:
     """The chat template that the module's data is rendered with."""
     return data_of(module).template
-
-
-def held_out_of(module: LightningModule) -> list[Example]:
-    """The examples that the module is not trained on."""
-    return data_of(module).held_out
 
 
 def expected_of(config: BackboneConfig, template: ChatTemplate) -> Expected:

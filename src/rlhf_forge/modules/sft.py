@@ -1,5 +1,6 @@
 """Supervised fine-tuning: the policy learns to continue as the demonstrations do."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,12 +14,13 @@ from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.data.collate import PromptBatch, SequenceBatch, micro_batches, take
 from rlhf_forge.data.render import ChatTemplate
+from rlhf_forge.data.tokenize import Example
 from rlhf_forge.functional.losses import sft_loss
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_names
 from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
-from rlhf_forge.modules.responses import HELD_OUT, answered_records, respond
-from rlhf_forge.modules.roles import expected_of, open_backbone, template_of
+from rlhf_forge.modules.responses import held_out_answers
+from rlhf_forge.modules.roles import data_of, expected_of, open_backbone, template_of
 from rlhf_forge.modules.settings import OptimizerSettings
 
 
@@ -64,6 +66,11 @@ class SFTModule(LightningModule):
         self.backbone: Backbone
         self.expected: Expected
         self.template: ChatTemplate
+
+    @property
+    def held_out(self) -> Sequence[Example]:
+        """The examples that the module is not trained on."""
+        return data_of(self).held_out
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -119,7 +126,7 @@ class SFTModule(LightningModule):
 
     @override
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
-        return answered_records(self, batch, respond(self, batch, iteration=HELD_OUT))
+        return held_out_answers(self, batch)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf_forge.toy_world import corpus, packing, quiz
 from rlhf_forge.toy_world.quiz import Model
-from rlhf_forge.toy_world.tokenizer import train_tokenizer
+from rlhf_forge.toy_world.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 VOCAB_SIZE = 1408
 ROWS, LENGTH = 32, 128
@@ -140,7 +140,8 @@ def _update(
     lr: float,
 ) -> float:
     """One step; logits are computed only where something is learnt. Returns the loss in nats."""
-    hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
+    output = model.model(tokens, attention_mask=_within_documents(tokens), use_cache=False)
+    hidden = output.last_hidden_state[:, :-1]
     tokens, weights = tokens[:, 1:], weights[:, 1:]
     learnt = weights > 0
     losses = cross_entropy(model.lm_head(hidden[learnt]), tokens[learnt], reduction="none")
@@ -152,6 +153,13 @@ def _update(
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return loss.item()
+
+
+def _within_documents(tokens: Tensor) -> Tensor:
+    """Added to attention logits [rows, 1, length, length]: no token sees another document."""
+    document = (tokens == SPECIAL_TOKENS.index("<s>")).cumsum(1)
+    visible = (document[:, :, None] == document[:, None, :]).tril()
+    return torch.zeros(visible.shape).masked_fill(~visible, torch.finfo().min)[:, None]
 
 
 def _measure(

@@ -1,0 +1,127 @@
+"""All stages of a folder of configs, one after the other, and what came of it."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from rlhf_forge.errors import UserError
+
+ORDER = ("sft", "reward", "ppo")
+TIMES = "seconds.json"
+
+
+def pipeline(
+    folder: str,
+    run: str | None = None,
+    seed: int = 0,
+    data_seed: int = 0,
+    precision: Literal["nf4", "bf16", "fp32"] | None = None,
+) -> None:
+    """Train every stage whose config lies in a folder, evaluate, export and print a table.
+
+    A stage that is finished, with the same config, seed, parents and data, is not run again. If
+    any of these changed it runs into a fresh folder and the old one is kept beside it.
+
+    Args:
+        folder: Folder of configs, one a stage; and evaluate.yaml, if the judge is to be named.
+        run: Name of the run; default: the folder's name.
+        seed: Of training.
+        data_seed: Of the data.
+        precision: Hold the base in this precision instead of what the configs say.
+    """
+    from rlhf_forge.presets import find_config_folder
+
+    started = time.perf_counter()
+    place = find_config_folder(folder)
+    name = run or place.resolve().name
+    overrides = ["--run", name, "--seed_everything", str(seed), "--data.seed", str(data_seed)]
+    if precision is not None:
+        overrides += ["--model.init_args.backbone.precision", precision]
+    stages = _stages(place, overrides)
+    seconds = {stage: _run(stage, arguments, name) for stage, arguments in stages.items()}
+    _finish(place, name, stages, seconds, {"seed": seed, "data_seed": data_seed})
+    sys.stderr.write(f"all: {time.perf_counter() - started:.0f} s\n")
+
+
+def _stages(place: Path, overrides: list[str]) -> dict[str, list[str]]:
+    """The command line of each stage, in the order of training."""
+    from rlhf_forge.cli import stage_of
+
+    found: dict[str, list[str]] = {}
+    for path in sorted(place.glob("*.yaml")):
+        stage = stage_of(path)
+        if stage is None:
+            continue
+        if stage in found:
+            raise UserError(f"{path}: a second config of stage {stage} in {place}")
+        found[stage] = ["--config", str(path), *overrides]
+    if not found:
+        raise UserError(f"pipeline: no stage config in {place}")
+    return {stage: found[stage] for stage in ORDER if stage in found}
+
+
+def _run(stage: str, arguments: list[str], name: str) -> float:
+    """Train one stage unless it is finished; its seconds."""
+    from rlhf_forge.artefact import read_manifest
+    from rlhf_forge.cli import LOGS, parsed_stage, run_stage
+
+    folder = LOGS / name / stage
+    fingerprint = parsed_stage(arguments).fingerprint
+    artefact = folder / "artefact"
+    if artefact.is_dir() and read_manifest(artefact).fingerprint == fingerprint:
+        sys.stderr.write(f"{stage}: finished before, not run again ({artefact})\n")
+        return float(json.loads((folder / TIMES).read_text())["seconds"])
+    _set_aside(folder)
+    sys.stderr.write(f"\n{stage}\n")
+    started = time.perf_counter()
+    run_stage("fit", arguments)
+    seconds = time.perf_counter() - started
+    (folder / TIMES).write_text(json.dumps({"seconds": seconds}))
+    return seconds
+
+
+def _set_aside(folder: Path) -> None:
+    """Keep what an earlier config left, under the next free number."""
+    if not folder.exists():
+        return
+    number = 1
+    while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    folder.rename(kept)
+    sys.stderr.write(f"{folder}: what was there is kept as {kept}\n")
+
+
+def _finish(
+    place: Path,
+    name: str,
+    stages: dict[str, list[str]],
+    seconds: dict[str, float],
+    seeds: dict[str, int],
+) -> None:
+    """Evaluate, export, write summary.json, print the table and what to type next."""
+    import resource
+
+    from rlhf_forge.cli import LOGS
+    from rlhf_forge.commands.evaluation_of_run import evaluator_of
+    from rlhf_forge.commands.tables import print_summary
+
+    root = LOGS / name
+    if not set(ORDER) <= set(stages):
+        sys.stderr.write(f"no evaluation: {place} lacks one of {', '.join(ORDER)}\n")
+        return
+    started = time.perf_counter()
+    summary: dict[str, Any] = {**seeds, **evaluator_of(place, stages).summary()}
+    summary["seconds"] = seconds | {"evaluate": time.perf_counter() - started}
+    # Linux counts ru_maxrss in KiB.
+    summary["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    path = root / "summary.json"
+    path.write_text(json.dumps(summary, indent=1) + "\n")
+    print_summary(summary)
+    sys.stderr.write(
+        f"summary: {path}\n"
+        f"next: python -m rlhf_forge chat {root}/ppo/artefact\n"
+        f"      python -m rlhf_forge serve {root}\n"
+        f"      tensorboard --logdir {root}\n"
+    )

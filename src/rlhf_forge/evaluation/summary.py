@@ -1,0 +1,161 @@
+"""Before and after: base, SFT and PPO on the same held-out prompts, and the reward model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.data.render import ChatTemplate
+from rlhf_forge.data.tokenize import PairExample, PromptExample
+from rlhf_forge.evaluation.judges import Judgement, load_function
+from rlhf_forge.evaluation.policies import (
+    Answers,
+    answer,
+    facts_of,
+    judged,
+    model_scores,
+    sampled_answers,
+)
+from rlhf_forge.evaluation.reward_accuracy import PairScores, by_kind, score_pairs
+from rlhf_forge.evaluation.statistics import mean_of, share_of, wins_of
+from rlhf_forge.generation.sampler import Sampling
+
+# The SFT model is the reference of PPO: one adapter, one role.
+ROLES = {"base": "base", "sft": "reference", "ppo": "policy"}
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a pipeline judges what it trained.
+
+    Args:
+        judge: module:function that scores responses; none: the reward model.
+        annotator: module:function that labels pairs of the SFT policy's responses; none: the
+            reward model is only measured on held-out pairs.
+        number: Held-out prompts.
+        seed: Of the sampled responses.
+    """
+
+    judge: str | None = None
+    annotator: str | None = None
+    number: int = 600
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Everything one evaluation needs.
+
+    Attributes:
+        backbone: With the roles base, reference (SFT), policy (PPO) and reward.
+        template: Of the run.
+        prompts: Held out.
+        pairs: Held out; may be empty.
+        sampling: Of PPO's rollouts.
+        settings: Of the evaluation.
+    """
+
+    backbone: Backbone
+    template: ChatTemplate
+    prompts: Sequence[PromptExample]
+    pairs: Sequence[PairExample]
+    sampling: Sampling
+    settings: EvaluationSettings
+
+    def summary(self) -> dict[str, Any]:
+        """Models, gain, win rate and reward accuracy, as ``summary.json`` holds them."""
+        answers = {name: self.answers(role) for name, role in ROLES.items()}
+        verdicts = {name: self.judged(given) for name, given in answers.items()}
+        sft, ppo = verdicts["sft"].scores, verdicts["ppo"].scores
+        gain = mean_of([after - before for before, after in zip(sft, ppo, strict=True)])
+        win = share_of(wins_of(ppo, sft))
+        return {
+            "models": {
+                name: self._model(ROLES[name], verdicts[name], answers[name]) for name in ROLES
+            },
+            "gain": {"gold": gain.value, "se": gain.se},
+            "win_rate": {"ppo_vs_sft": win.value, "low": win.low, "high": win.high},
+            "reward": self.reward_accuracy(answers["sft"]),
+        }
+
+    def answers(self, role: str) -> Answers:
+        """Sampled responses of a role."""
+        return sampled_answers(
+            self.backbone,
+            role,
+            self.prompts,
+            self.template,
+            self.sampling,
+            seed=self.settings.seed,
+        )
+
+    def judged(self, answers: Answers) -> Judgement:
+        """By the judge function, or by the reward model if there is none."""
+        if self.settings.judge is not None:
+            return judged(self.settings.judge, self.prompts, answers)
+        scores = model_scores(self.backbone, "reward", self.prompts, answers.responses)
+        return Judgement(scores, None)
+
+    def _model(self, role: str, verdict: Judgement, answers: Answers) -> dict[str, Any]:
+        gold = mean_of(verdict.scores)
+        accuracy = None if verdict.correct is None else mean_of(verdict.correct).value
+        return {
+            "gold": gold.value,
+            "gold_se": gold.se,
+            "accuracy": accuracy,
+            "accuracy_greedy": None if accuracy is None else self._greedy_accuracy(role),
+            **facts_of(answers),
+        }
+
+    def _greedy_accuracy(self, role: str) -> float:
+        greedy = replace(self.sampling, temperature=0.0)
+        responses = answer(self.backbone, role, self.prompts, self.template, greedy, seed=0)
+        texts = [self.template.decode(response.tokens) for response in responses]
+        verdict = self.judged(Answers(texts, responses, []))
+        return mean_of(verdict.correct or []).value
+
+    def reward_accuracy(self, sft: Answers) -> dict[str, Any]:
+        """On all held-out pairs (mixed), by their kind, and on the SFT policy's own responses."""
+        found: dict[str, Any] = {}
+        if self.settings.annotator is not None:
+            found["on_policy"] = self._on_policy(sft, self.settings.annotator).accuracy()
+        if self.pairs:
+            found["mixed"] = score_pairs(self.backbone, "reward", self.pairs).accuracy()
+        for kind, pairs in by_kind(self.pairs).items():
+            # A kind called mixed is one of several; the name is taken by all of them together.
+            name = f"{kind}_kind" if kind in found else kind
+            found[name] = score_pairs(self.backbone, "reward", pairs).accuracy()
+        return found
+
+    def _on_policy(self, first: Answers, annotator: str) -> PairScores:
+        """Two responses of the SFT policy to each prompt, labelled, equal texts left out."""
+        second = sampled_answers(
+            self.backbone,
+            ROLES["sft"],
+            self.prompts,
+            self.template,
+            self.sampling,
+            seed=self.settings.seed + 1,
+        )
+        rows = [r for r in range(len(self.prompts)) if first.texts[r] != second.texts[r]]
+        records = [
+            self.prompts[row].record.fields
+            | {
+                "finished_first": first.responses[row].finished,
+                "finished_second": second.responses[row].finished,
+            }
+            for row in rows
+        ]
+        sides = [[given.texts[row] for row in rows] for given in (first, second)]
+        labels = load_function(annotator)(records, *sides, seed=self.settings.seed)
+        prompts = [self.prompts[row] for row in rows]
+        scores = [
+            model_scores(self.backbone, "reward", prompts, [given.responses[row] for row in rows])
+            for given in (first, second)
+        ]
+        ordered = [
+            (a, b) if label["first_preferred"] else (b, a)
+            for a, b, label in zip(*scores, labels, strict=True)
+        ]
+        agreement = [label["agreement"] for label in labels]
+        return PairScores([a for a, _ in ordered], [b for _, b in ordered], agreement)
