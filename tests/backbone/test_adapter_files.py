@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf_forge.backbone.adapter_files import CONFIG, HEAD, WEIGHTS, read_adapter, write_adapter
 from rlhf_forge.backbone.bitsandbytes_guard import import_peft
+from rlhf_forge.backbone.scoring import score
 from rlhf_forge.errors import UserError
-from rlhf_forge.rollout import score
 from tests import tiny
 
 OLD_NAME_IN_PEFT = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"

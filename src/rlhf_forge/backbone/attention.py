@@ -24,7 +24,7 @@ def plain_attention(
     attention_mask: Float[Tensor, "#batch 1 new seen"] | None,
     scaling: float,
     dropout: float = 0.0,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Float[Tensor, "batch new heads head"], None]:
     """Softmax attention with grouped queries; the softmax is in float32.
 
@@ -36,12 +36,16 @@ def plain_attention(
         attention_mask: Added to the logits: 0 where a token may look, very negative elsewhere.
         scaling: Factor on the logits.
         dropout: Must be 0: ratio 1 and KL 0 hold only without.
+        others: What transformers tells besides, such as the window, which the mask holds already.
 
     Raises:
-        ValueError: If ``dropout`` is not 0.
+        ValueError: If ``dropout`` is not 0, or the model caps its logits or adds sinks to them.
     """
     if dropout:
         raise ValueError(f"attention_dropout must be 0 under RLHF, got {dropout}")
+    for name in ("softcap", "s_aux"):
+        if others.get(name) is not None:
+            raise ValueError(f"models whose attention has {name} are not supported")
     dtype = query.dtype
     if dtype == torch.bfloat16 and not has_bf16_units(query.device.type):
         query, key, value = query.float(), key.float(), value.float()
