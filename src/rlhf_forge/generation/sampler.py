@@ -72,7 +72,9 @@ def draw(
 
 def _shortened(probabilities: Tensor, sampling: Sampling) -> Tensor:
     """Zero outside the k likeliest tokens and outside the top-p set."""
-    ordered, order = probabilities.sort(-1, descending=True)
+    # Stable, as equal logits are common in bf16: of those at the edge the first ones stay, on any
+    # device and in any batch.
+    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
     above = ordered.cumsum(-1) - ordered
     drop = above >= sampling.top_p
     if sampling.top_k:
