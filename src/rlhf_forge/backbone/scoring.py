@@ -37,6 +37,13 @@ def values_before(
     return torch.where(mask, F.pad(scalars[:, :-1], (1, 0)), 0.0)
 
 
+def row_ends(mask: Bool[Tensor, "batch time"]) -> list[int]:
+    """For each row, one past its last True; at least 1."""
+    index = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    ends: list[int] = torch.where(mask, index, 1).amax(-1).tolist()
+    return ends
+
+
 def row_width(mask: Bool[Tensor, "batch time"]) -> int:
     """One past the last True of any row; at least 1."""
-    return max(1, int(mask.any(0).nonzero().max()) + 1) if mask.any() else 1
+    return max(row_ends(mask), default=1)

@@ -1,8 +1,9 @@
 """An evaluator over the artefacts of a run."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from rlhf_forge.data.tokenize import PairExample, PromptExample
 from rlhf_forge.evaluation.summary import EvaluationSettings, Evaluator
 
 
@@ -56,8 +57,8 @@ def evaluator_of(place: Path, stages: dict[str, list[str]]) -> Evaluator:
     return Evaluator(
         backbone=backbone,
         template=prompts.template,
-        prompts=prompts.held_out[: settings.number],
-        pairs=pairs.held_out,
+        prompts=cast("list[PromptExample]", prompts.held_out[: settings.number]),
+        pairs=cast("list[PairExample]", pairs.held_out),
         sampling=module.sampling,
         settings=settings,
     )

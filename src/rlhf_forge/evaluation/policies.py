@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from rlhf_forge.backbone.backbone import Backbone
-from rlhf_forge.backbone.scoring import row_width, score
+from rlhf_forge.backbone.scoring import row_ends, row_width, score
 from rlhf_forge.data.collate import micro_batches
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import PromptExample
@@ -118,8 +118,7 @@ def _kl(backbone: Backbone, role: str, tokens: Tensor, mask: Tensor, sampling: S
 
 
 def _cuts(mask: Bool[Tensor, "batch time"]) -> list[list[int]]:
-    ends = [row_width(row.unsqueeze(0)) for row in mask]
-    return micro_batches(ends, max_tokens=MAX_TOKENS)
+    return micro_batches(row_ends(mask), max_tokens=MAX_TOKENS)
 
 
 def _parts(

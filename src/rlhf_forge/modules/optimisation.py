@@ -58,9 +58,16 @@ def apply_gradients(
     return norms
 
 
+def drop_gradients(module: LightningModule) -> None:
+    """Forget the gradients accumulated so far; no step is taken."""
+    optimizer = module.optimizers()
+    assert isinstance(optimizer, LightningOptimizer)
+    optimizer.zero_grad(set_to_none=True)
+
+
 def step_scheduler(module: LightningModule) -> None:
     """Move the learning rates on by one step of the run."""
     scheduler = module.lr_schedulers()
     assert scheduler is not None
     assert not isinstance(scheduler, list)
-    scheduler.step()  # type: ignore[call-arg]  # ReduceLROnPlateau, which is never used here
+    scheduler.step()

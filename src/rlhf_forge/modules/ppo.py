@@ -10,40 +10,47 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from typing_extensions import override
 
 from rlhf_forge.artefact import Expected
-from rlhf_forge.backbone.adapter_files import AdapterWeights
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
-from rlhf_forge.backbone.scoring import values_before
-from rlhf_forge.data.collate import PromptBatch
+from rlhf_forge.backbone.scoring import row_ends
+from rlhf_forge.data.collate import PromptBatch, micro_batches
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import Example
 from rlhf_forge.functional.advantages import (
-    explained_variance,
     generalized_advantage_estimation,
     missing_eos_scores,
     token_rewards,
 )
 from rlhf_forge.functional.kl import adapt_kl_coef, kl_estimate
-from rlhf_forge.functional.losses import clipped_policy_loss, clipped_value_loss
-from rlhf_forge.functional.masking import masked_mean, whiten
-from rlhf_forge.generation.rows import join
+from rlhf_forge.functional.masking import whiten
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_names
 from rlhf_forge.modules.checks import require_unit_ratio, require_zero_kl
-from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
-from rlhf_forge.modules.responses import HELD_OUT, held_out_answers, respond, rows_of
+from rlhf_forge.modules.optimisation import (
+    adamw,
+    apply_gradients,
+    drop_gradients,
+    step_scheduler,
+)
+from rlhf_forge.modules.ppo_metrics import (
+    iteration_metrics,
+    objective_metrics,
+    response_sum,
+    update_metrics,
+)
+from rlhf_forge.modules.ppo_update import UpdateStats, accumulate
+from rlhf_forge.modules.responses import HELD_OUT, held_out_answers, sample
 from rlhf_forge.modules.roles import (
+    add_ppo_roles,
     data_of,
     expected_of,
     open_backbone,
-    read_parent,
     template_of,
 )
 from rlhf_forge.modules.settings import ObjectiveSettings, RolloutSettings, UpdateSettings
@@ -92,7 +99,6 @@ class PPOModule(LightningModule):
         self.backbone_config = backbone
         self.sft, self.reward, self.reference = sft, reward, reference
         self.total_iterations = total_iterations
-        self.rollout_settings = rollout
         self.objective = objective
         self.update_settings = updates
         self.seed = seed
@@ -147,7 +153,10 @@ class PPOModule(LightningModule):
         with self.timed("update"):
             updates = self.learn(experience, plan)
         step_scheduler(self)
-        self.log_iteration(rollout, rewards, returns, updates)
+        metrics = iteration_metrics(rollout, rewards, returns) | update_metrics(updates)
+        self.log_dict(metrics | {"objective/kl_coef": self.kl_coef} | self.phase_times())
+        self.log("score", metrics["objective/score"], prog_bar=True, logger=False)
+        self.log("kl", metrics["objective/kl"], prog_bar=True, logger=False)
         self.steer_kl_coef(kl, rollout)
 
     def collect(self, batch: PromptBatch) -> tuple[Rollout, Plan]:
@@ -156,13 +165,10 @@ class PPOModule(LightningModule):
         The plan of the updates is drawn first: what is scored on the micro-batches of the first
         epoch gives the first update a ratio of exactly 1.
         """
-        prompts = rows_of(batch)
         with self.timed("generate"):
-            responses = respond(self, batch, iteration=self.iteration)
-        tokens, mask = join(prompts, responses, self.device)
-        finished = torch.tensor([r.finished for r in responses], device=self.device)
+            tokens, mask, finished = sample(self, batch, iteration=self.iteration)
         plan = plan_updates(
-            [len(p) + len(r.tokens) for p, r in zip(prompts, responses, strict=True)],
+            row_ends(mask),
             epochs=self.update_settings.ppo_epochs,
             minibatch_size=self.update_settings.minibatch_size,
             max_tokens=self.update_settings.micro_batch_tokens,
@@ -192,75 +198,27 @@ class PPOModule(LightningModule):
             penalty=self.objective.missing_eos_penalty,
         )
 
-    def learn(self, experience: Experience, plan: Plan) -> list[dict[str, float]]:
+    def learn(self, experience: Experience, plan: Plan) -> list[UpdateStats]:
         """All optimiser steps of one rollout; stops where the policy has moved too far."""
-        updates = []
-        for number, minibatch in enumerate(minibatches(experience, plan)):
-            stats = self.accumulate(minibatch)
-            if number == 0:
-                require_unit_ratio(stats["ratio_max"], stats["approx_kl"])
-            target = self.update_settings.target_kl
-            if target is not None and stats["approx_kl"] > target:
-                self.optimizers().zero_grad(set_to_none=True)
-                break
-            stats |= apply_gradients(
-                self,
-                {role: self.backbone.parameters_of(role) for role in ("policy", "value")},
-                max_grad_norm=self.update_settings.max_grad_norm,
-            )
-            updates.append(stats)
-        return updates
-
-    def accumulate(self, minibatch: list[Experience]) -> dict[str, float]:
-        """Gradients of one optimiser step over its micro-batches.
-
-        Every loss is divided by the token count of the whole step, so how it is cut into
-        micro-batches changes nothing but memory.
-        """
-        num_tokens = int(sum(int(micro.mask.sum()) for micro in minibatch))
-        stats: dict[str, Tensor] = {}
-        for micro in minibatch:
-            share = float(micro.mask.sum()) / max(num_tokens, 1)
-            for name, value in self.backward_micro_batch(micro, num_tokens).items():
-                if name == "ratio_max":
-                    stats[name] = torch.maximum(stats.get(name, value), value)
-                else:
-                    stats[name] = stats.get(name, torch.zeros_like(value)) + share * value
-        return {name: value.item() for name, value in stats.items()}
-
-    def backward_micro_batch(self, micro: Experience, num_tokens: int) -> dict[str, Tensor]:
-        """Backward of both losses; statistics are means over the micro-batch's tokens."""
         settings = self.update_settings
-        with self.backbone.using("policy"):
-            log_probs, _ = self.backbone.log_probs(
-                micro.tokens, micro.mask, temperature=self.sampling.temperature
+        updates: list[UpdateStats] = []
+        for number, minibatch in enumerate(minibatches(experience, plan)):
+            stats = accumulate(
+                self.backbone,
+                minibatch,
+                settings,
+                temperature=self.sampling.temperature,
+                backward=self.manual_backward,
             )
-        policy_loss, policy = clipped_policy_loss(
-            log_probs,
-            micro.old_log_probs,
-            micro.advantages,
-            micro.mask,
-            clip_range=settings.clip_range,
-            num_tokens=num_tokens,
-        )
-        self.manual_backward(policy_loss)
-        with self.backbone.using("value"):
-            values = values_before(self.backbone.scalars(micro.tokens), micro.mask)
-        value_loss, value = clipped_value_loss(
-            values,
-            micro.old_values,
-            micro.returns,
-            micro.mask,
-            clip_range=settings.value_clip_range,
-            num_tokens=num_tokens,
-        )
-        self.manual_backward(settings.value_coef * value_loss)
-        return {
-            "approx_kl": policy.approx_kl,
-            "ratio_max": policy.ratio_max,
-            "clip_fraction": policy.clip_fraction,
-            "value_clip_fraction": value.clip_fraction,
-        }
+            if number == 0:
+                require_unit_ratio(stats.ratio_max, stats.approx_kl)
+            if settings.target_kl is not None and stats.approx_kl > settings.target_kl:
+                drop_gradients(self)
+                break
+            groups = {role: self.backbone.parameters_of(role) for role in ("policy", "value")}
+            norms = apply_gradients(self, groups, max_grad_norm=settings.max_grad_norm)
+            updates.append(replace(stats, grad_norms=norms))
+        return updates
 
     def steer_kl_coef(self, kl: Tensor, rollout: Rollout) -> None:
         """The adaptive penalty, if the objective has a target."""
@@ -282,23 +240,14 @@ class PPOModule(LightningModule):
             return
         self.template = template_of(self)
         self.expected = expected_of(self.backbone_config, self.template)
-        reward_manifest, reward = read_parent(str(self.reward), self.expected, stage="reward")
-        self.parents = {"reward": reward_manifest.fingerprint}
         self.backbone = open_backbone(self.backbone_config, self.trainer.strategy.root_device)
-        policy = self._reference_weights()
-        self.backbone.add_role("policy", policy, trainable=True)
-        self.backbone.add_role("reward", reward, trainable=False)
-        self.backbone.add_role("value", reward, trainable=True)
-
-    def _reference_weights(self) -> AdapterWeights:
-        """Add the reference role; what the policy starts from."""
-        if self.reference == "base":
-            self.backbone.add_bare_role("reference")
-            return self.backbone.fresh_weights(seed=self.seed)
-        manifest, sft = read_parent(str(self.sft), self.expected, stage="sft")
-        self.parents["sft"] = manifest.fingerprint
-        self.backbone.add_role("reference", sft, trainable=False)
-        return replace(sft, head=None)
+        self.parents = add_ppo_roles(
+            self.backbone,
+            self.expected,
+            sft=str(self.sft) if self.reference == "sft" else None,
+            reward=str(self.reward),
+            seed=self.seed,
+        )
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -343,47 +292,20 @@ class PPOModule(LightningModule):
 
     # -- metrics -------------------------------------------------------------------------------
 
-    def log_iteration(
-        self,
-        rollout: Rollout,
-        rewards: Tensor,
-        returns: Tensor,
-        updates: list[dict[str, float]],
-    ) -> None:
-        """Everything an iteration reports; `docs/metrics.md` says what each means."""
-        metrics = {
-            **objective_metrics(rollout),
-            "objective/reward": response_sum(rewards, rollout.mask).mean(),
-            "objective/kl_coef": self.kl_coef,
-            "policy/entropy": masked_mean(rollout.entropy, rollout.mask),
-            "value/explained_variance": explained_variance(rollout.values, returns, rollout.mask),
-            "policy/updates": float(len(updates)),
-        }
-        for name, tag in UPDATE_TAGS.items():
-            values = [update[name] for update in updates]
-            if values:
-                metrics[tag] = max(values) if name == "ratio_max" else sum(values) / len(values)
-        metrics |= {f"time/{phase}": seconds for phase, seconds in self.seconds.items()}
-        self.log_dict({name: float(value) for name, value in metrics.items()})
-        for shown in ("objective/score", "objective/kl"):
-            self.log(shown.replace("objective/", ""), metrics[shown], prog_bar=True, logger=False)
-
     def _log_held_out(self, name: str, batch: PromptBatch) -> None:
-        prompts = rows_of(batch)
-        responses = respond(self, batch, iteration=HELD_OUT)
-        tokens, mask = join(prompts, responses, self.device)
-        finished = torch.tensor([r.finished for r in responses], device=self.device)
+        tokens, mask, finished = sample(self, batch, iteration=HELD_OUT)
+        cuts = micro_batches(row_ends(mask), max_tokens=self.update_settings.micro_batch_tokens)
+        temperature = self.sampling.temperature
         rollout = score_rollout(
-            self.backbone,
-            tokens,
-            mask,
-            finished,
-            batches=[[row] for row in range(len(prompts))],
-            temperature=self.sampling.temperature,
+            self.backbone, tokens, mask, finished, batches=cuts, temperature=temperature
         )
         metrics = objective_metrics(rollout)
         shown = {f"{name}/{tag.split('/')[1]}": value for tag, value in metrics.items()}
-        self.log_dict(shown, batch_size=len(prompts))
+        self.log_dict(shown, batch_size=len(finished))
+
+    def phase_times(self) -> dict[str, float]:
+        """Seconds of each phase of the last iteration."""
+        return {f"time/{phase}": seconds for phase, seconds in self.seconds.items()}
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -391,30 +313,3 @@ class PPOModule(LightningModule):
         start = time.perf_counter()
         yield
         self.seconds[phase] = time.perf_counter() - start
-
-
-UPDATE_TAGS = {
-    "approx_kl": "policy/approx_kl",
-    "clip_fraction": "policy/clip_fraction",
-    "ratio_max": "policy/ratio_max",
-    "value_clip_fraction": "value/clip_fraction",
-    "policy": "policy/grad_norm",
-    "value": "value/grad_norm",
-}
-
-
-def objective_metrics(rollout: Rollout) -> dict[str, Tensor]:
-    """Score, KL and shape of the responses: scores normalised, KL in nats per response."""
-    kl = kl_estimate(rollout.log_probs, rollout.ref_log_probs, estimator="k1")
-    return {
-        "objective/score": rollout.scores.mean(),
-        "objective/score_std": rollout.scores.std(correction=0),
-        "objective/kl": response_sum(kl, rollout.mask).mean(),
-        "rollout/eos_fraction": rollout.finished.float().mean(),
-        "rollout/length": rollout.mask.sum(-1).float().mean(),
-    }
-
-
-def response_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum over each response's tokens, [batch]."""
-    return torch.where(mask, values, 0.0).sum(-1)

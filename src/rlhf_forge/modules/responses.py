@@ -3,11 +3,16 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.data.collate import PromptBatch
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import Example
 from rlhf_forge.generation.decode import Request, Response, generate
+from rlhf_forge.generation.rows import join
 from rlhf_forge.generation.sampler import Sampling
 
 # Held-out responses are drawn under an iteration number that no training step reaches.
@@ -48,6 +53,16 @@ def respond(module: Responder, batch: PromptBatch, *, iteration: int) -> list[Re
     return generate(
         module.backbone, requests, module.sampling, module.eos_ids, max_rows=module.max_rows
     )
+
+
+def sample(
+    module: Responder, batch: PromptBatch, *, iteration: int
+) -> tuple[Int[Tensor, "batch time"], Bool[Tensor, "batch time"], Bool[Tensor, "batch"]]:
+    """Right-padded rows of prompt and response, mask of the response, and what ended itself."""
+    responses = respond(module, batch, iteration=iteration)
+    tokens, mask = join(rows_of(batch), responses, module.backbone.device)
+    finished = torch.tensor([r.finished for r in responses], device=tokens.device)
+    return tokens, mask, finished
 
 
 def held_out_answers(module: Responder, batch: PromptBatch) -> list[dict[str, Any]]:

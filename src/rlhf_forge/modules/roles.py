@@ -58,6 +58,41 @@ def read_parent(folder: str, expected: Expected, *, stage: str) -> tuple[Manifes
     return manifest, read_adapter(Path(folder))
 
 
+def add_ppo_roles(
+    backbone: Backbone, expected: Expected, *, sft: str | None, reward: str, seed: int
+) -> dict[str, str]:
+    """Policy, reference, reward and value, from their parents.
+
+    The policy starts as a copy of the reference, and the critic as a copy of the reward model.
+
+    Args:
+        backbone: Without roles.
+        expected: What the parents must fit.
+        sft: Artefact of the reference; None: the reference is the bare base.
+        reward: Artefact of the reward model.
+        seed: Of the policy's adapter, where there is no SFT adapter to copy.
+
+    Returns:
+        Fingerprint of each parent.
+
+    Raises:
+        UserError: If a parent is missing or does not fit.
+    """
+    manifest, scorer = read_parent(reward, expected, stage="reward")
+    parents = {"reward": manifest.fingerprint}
+    if sft is None:
+        backbone.add_bare_role("reference")
+        policy = backbone.fresh_weights(seed=seed)
+    else:
+        manifest, policy = read_parent(sft, expected, stage="sft")
+        parents["sft"] = manifest.fingerprint
+        backbone.add_role("reference", policy, trainable=False)
+    backbone.add_role("policy", policy, trainable=True)
+    backbone.add_role("reward", scorer, trainable=False)
+    backbone.add_role("value", scorer, trainable=True)
+    return parents
+
+
 def setup_name(device: torch.device) -> str:
     """The device as golden values depend on it: its kind, its instructions, torch's version."""
     kind = (

@@ -1,0 +1,57 @@
+"""What an iteration of PPO reports; ``docs/metrics.md`` says what each number means."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from rlhf_forge.functional.advantages import explained_variance
+from rlhf_forge.functional.kl import kl_estimate
+from rlhf_forge.functional.masking import masked_mean
+from rlhf_forge.modules.ppo_update import UpdateStats
+from rlhf_forge.rollout import Rollout
+
+
+def objective_metrics(rollout: Rollout) -> dict[str, float]:
+    """Score, KL and shape of the responses: scores normalised, KL in nats per response."""
+    kl = kl_estimate(rollout.log_probs, rollout.ref_log_probs, estimator="k1")
+    return {
+        "objective/score": rollout.scores.mean().item(),
+        "objective/score_std": rollout.scores.std(correction=0).item(),
+        "objective/kl": response_sum(kl, rollout.mask).mean().item(),
+        "rollout/eos_fraction": rollout.finished.float().mean().item(),
+        "rollout/length": rollout.mask.sum(-1).float().mean().item(),
+    }
+
+
+def iteration_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor) -> dict[str, float]:
+    """Metrics of a rollout as PPO sees it, rewards after the KL price."""
+    return {
+        **objective_metrics(rollout),
+        "objective/reward": response_sum(rewards, rollout.mask).mean().item(),
+        "policy/entropy": masked_mean(rollout.entropy, rollout.mask).item(),
+        "value/explained_variance": explained_variance(
+            rollout.values, returns, rollout.mask
+        ).item(),
+    }
+
+
+def update_metrics(updates: Sequence[UpdateStats]) -> dict[str, float]:
+    """Means over an iteration's optimiser steps, and the largest ratio; empty without steps."""
+    metrics = {"policy/updates": float(len(updates))}
+    if not updates:
+        return metrics
+    return metrics | {
+        "policy/approx_kl": fmean(u.approx_kl for u in updates),
+        "policy/clip_fraction": fmean(u.clip_fraction for u in updates),
+        "policy/ratio_max": max(u.ratio_max for u in updates),
+        "policy/grad_norm": fmean(u.grad_norms["policy"] for u in updates),
+        "value/clip_fraction": fmean(u.value_clip_fraction for u in updates),
+        "value/grad_norm": fmean(u.grad_norms["value"] for u in updates),
+    }
+
+
+def response_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum over each response's tokens, [batch]."""
+    return torch.where(mask, values, 0.0).sum(-1)
