@@ -11,8 +11,8 @@ from typing_extensions import override
 from rlhf_forge.artefact import Golden, Manifest, write_manifest
 from rlhf_forge.backbone.adapter_files import write_adapter
 from rlhf_forge.card import write_card
-from rlhf_forge.modules.goldens import golden_rows, golden_values
-from rlhf_forge.modules.roles import data_of, setup_name
+from rlhf_forge.modules.goldens import golden_rows, golden_values, setup_name
+from rlhf_forge.modules.roles import data_of
 
 NUM_GOLDEN = 8
 

@@ -64,7 +64,11 @@ def _answers(module: PPOModule, records: list[Any], role: str) -> list[str]:
         for row, record in enumerate(records)
     ]
     responses = generate(
-        module.backbone, requests, module.sampling, module.eos_ids, max_rows=module.max_rows
+        module.backbone,
+        requests,
+        module.sampling,
+        module.template.eos_ids,
+        max_rows=module.max_rows,
     )
     return [module.template.decode(response.tokens) for response in responses]
 

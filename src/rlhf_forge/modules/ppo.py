@@ -118,13 +118,6 @@ class PPOModule(LightningModule):
         """The examples that the module is not trained on."""
         return data_of(self).held_out
 
-    @property
-    def eos_ids(self) -> frozenset[int]:
-        """What ends a response."""
-        return self.template.eos_ids
-
-    # -- the algorithm -------------------------------------------------------------------------
-
     @override
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         settings = self.update_settings
@@ -154,7 +147,8 @@ class PPOModule(LightningModule):
             updates = self.learn(experience, plan)
         step_scheduler(self)
         metrics = iteration_metrics(rollout, rewards, returns) | update_metrics(updates)
-        self.log_dict(metrics | {"objective/kl_coef": self.kl_coef} | self.phase_times())
+        times = {f"time/{phase}": seconds for phase, seconds in self.seconds.items()}
+        self.log_dict(metrics | {"objective/kl_coef": self.kl_coef} | times)
         self.log("score", metrics["objective/score"], prog_bar=True, logger=False)
         self.log("kl", metrics["objective/kl"], prog_bar=True, logger=False)
         self.steer_kl_coef(kl, rollout)
@@ -232,8 +226,6 @@ class PPOModule(LightningModule):
             num_samples=len(rollout.scores),
         )
 
-    # -- Lightning -----------------------------------------------------------------------------
-
     @override
     def configure_model(self) -> None:
         if hasattr(self, "backbone"):
@@ -244,6 +236,7 @@ class PPOModule(LightningModule):
         self.parents = add_ppo_roles(
             self.backbone,
             self.expected,
+            precision=self.backbone_config.precision,
             sft=str(self.sft) if self.reference == "sft" else None,
             reward=str(self.reward),
             seed=self.seed,
@@ -290,8 +283,6 @@ class PPOModule(LightningModule):
         """Number of the running iteration, from 0, across resumes."""
         return self.trainer.fit_loop.epoch_loop.total_batch_idx
 
-    # -- metrics -------------------------------------------------------------------------------
-
     def _log_held_out(self, name: str, batch: PromptBatch) -> None:
         tokens, mask, finished = sample(self, batch, iteration=HELD_OUT)
         cuts = micro_batches(row_ends(mask), max_tokens=self.update_settings.micro_batch_tokens)
@@ -302,10 +293,6 @@ class PPOModule(LightningModule):
         metrics = objective_metrics(rollout)
         shown = {f"{name}/{tag.split('/')[1]}": value for tag, value in metrics.items()}
         self.log_dict(shown, batch_size=len(finished))
-
-    def phase_times(self) -> dict[str, float]:
-        """Seconds of each phase of the last iteration."""
-        return {f"time/{phase}": seconds for phase, seconds in self.seconds.items()}
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

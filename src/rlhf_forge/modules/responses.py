@@ -33,10 +33,6 @@ class Responder(Protocol):
     def held_out(self) -> Sequence[Example]:
         """The examples that the module is not trained on."""
 
-    @property
-    def eos_ids(self) -> frozenset[int]:
-        """What ends a response."""
-
 
 def rows_of(batch: PromptBatch) -> list[list[int]]:
     """The prompts of a left-padded batch, without padding."""
@@ -51,7 +47,11 @@ def respond(module: Responder, batch: PromptBatch, *, iteration: int) -> list[Re
         for prompt, position in zip(rows_of(batch), positions, strict=True)
     ]
     return generate(
-        module.backbone, requests, module.sampling, module.eos_ids, max_rows=module.max_rows
+        module.backbone,
+        requests,
+        module.sampling,
+        module.template.eos_ids,
+        max_rows=module.max_rows,
     )
 
 

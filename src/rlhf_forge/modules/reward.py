@@ -19,6 +19,7 @@ from rlhf_forge.generation.decode import Request, generate
 from rlhf_forge.generation.rows import join
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_names
+from rlhf_forge.modules.goldens import require_golden
 from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
 from rlhf_forge.modules.responses import HELD_OUT
 from rlhf_forge.modules.roles import (
@@ -97,6 +98,10 @@ class RewardModule(LightningModule):
         self.parents = {"sft": manifest.fingerprint}
         self.backbone = open_backbone(self.backbone_config, self.trainer.strategy.root_device)
         self.backbone.add_role("reference", sft, trainable=False)
+        precision = self.backbone_config.precision
+        require_golden(
+            self.backbone, "reference", manifest, precision=precision, where=str(self.sft)
+        )
         fresh = self.backbone.fresh_head(sft, seed=self.seed)
         self.backbone.add_role("reward", fresh, trainable=True)
 

@@ -1,6 +1,5 @@
 """Putting roles on the base: fresh, or from the artefacts of earlier stages."""
 
-import platform
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from rlhf_forge.data.module import PreferenceDataModule
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.errors import UserError
 from rlhf_forge.hub import base_folder
+from rlhf_forge.modules.goldens import require_golden
 
 
 def open_backbone(config: BackboneConfig, device: torch.device) -> Backbone:
@@ -59,7 +59,13 @@ def read_parent(folder: str, expected: Expected, *, stage: str) -> tuple[Manifes
 
 
 def add_ppo_roles(
-    backbone: Backbone, expected: Expected, *, sft: str | None, reward: str, seed: int
+    backbone: Backbone,
+    expected: Expected,
+    *,
+    precision: str,
+    sft: str | None,
+    reward: str,
+    seed: int,
 ) -> dict[str, str]:
     """Policy, reference, reward and value, from their parents.
 
@@ -68,6 +74,7 @@ def add_ppo_roles(
     Args:
         backbone: Without roles.
         expected: What the parents must fit.
+        precision: Of the base, for the parents' golden values.
         sft: Artefact of the reference; None: the reference is the bare base.
         reward: Artefact of the reward model.
         seed: Of the policy's adapter, where there is no SFT adapter to copy.
@@ -80,6 +87,8 @@ def add_ppo_roles(
     """
     manifest, scorer = read_parent(reward, expected, stage="reward")
     parents = {"reward": manifest.fingerprint}
+    backbone.add_role("reward", scorer, trainable=False)
+    require_golden(backbone, "reward", manifest, precision=precision, where=reward)
     if sft is None:
         backbone.add_bare_role("reference")
         policy = backbone.fresh_weights(seed=seed)
@@ -87,17 +96,7 @@ def add_ppo_roles(
         manifest, policy = read_parent(sft, expected, stage="sft")
         parents["sft"] = manifest.fingerprint
         backbone.add_role("reference", policy, trainable=False)
+        require_golden(backbone, "reference", manifest, precision=precision, where=sft)
     backbone.add_role("policy", policy, trainable=True)
-    backbone.add_role("reward", scorer, trainable=False)
     backbone.add_role("value", scorer, trainable=True)
     return parents
-
-
-def setup_name(device: torch.device) -> str:
-    """The device as golden values depend on it: its kind, its instructions, torch's version."""
-    kind = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    )
-    return f"{device.type} {kind}, torch {torch.__version__}"

@@ -72,11 +72,6 @@ class SFTModule(LightningModule):
         """The examples that the module is not trained on."""
         return data_of(self).held_out
 
-    @property
-    def eos_ids(self) -> frozenset[int]:
-        """What ends a response."""
-        return self.template.eos_ids
-
     @override
     def configure_model(self) -> None:
         if hasattr(self, "backbone"):
