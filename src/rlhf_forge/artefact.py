@@ -1,6 +1,7 @@
 """The folder every stage ends with: its manifest, and whether the next stage may build on it."""
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -86,14 +87,16 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        fields: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{folder}: no artefact here ({MANIFEST} is missing)",
             hint="run the stage that writes it, or give the path of another artefact",
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise UserError(f"{path}: broken, or not written by rlhf_forge") from None
+        fields = None
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: broken, or not written by rlhf_forge")
     version = fields.get("format")
     if version != FORMAT:
         raise UserError(f"{path}: format {version}, this rlhf_forge reads format {FORMAT}")
@@ -152,7 +155,9 @@ def check_golden(
         UserError: If they are further apart than the set-up explains.
     """
     stored = [golden.value for golden in manifest.golden]
-    gap = max((abs(a - b) for a, b in zip(stored, values, strict=True)), default=0.0)
+    gaps = [abs(a - b) for a, b in zip(stored, values, strict=True)]
+    # Neither max nor > sees nan.
+    gap = math.nan if any(map(math.isnan, gaps)) else max(gaps, default=0.0)
     if (precision, device) == (manifest.precision, manifest.device):
         if gap <= EQUAL_TOLERANCE:
             return None
@@ -164,7 +169,7 @@ def check_golden(
     spread = statistics.stdev(stored) if len(stored) > 1 else 1.0
     relative = gap / max(spread, 1e-8)
     setup = f"{manifest.precision} on {manifest.device} then, {precision} on {device} now"
-    if relative > REFUSE_ABOVE:
+    if not relative <= REFUSE_ABOVE:
         raise UserError(
             f"{where}: its golden values come out {relative:.2f} std off ({setup}; "
             f"allowed {REFUSE_ABOVE:g})",

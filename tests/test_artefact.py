@@ -1,0 +1,162 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rlhf_forge.artefact import (
+    MANIFEST,
+    Expected,
+    Golden,
+    Manifest,
+    check_fits,
+    check_golden,
+    read_manifest,
+    write_manifest,
+)
+from rlhf_forge.errors import UserError
+
+EXPECTED = Expected(base_fingerprint="b" * 64, tokenizer_hash="t" * 64, template_hash="c" * 64)
+VALUES = [-1.0, 0.0, 1.0, 2.0]  # standard deviation 1.29
+WRITTEN = Manifest(
+    stage="reward",
+    base="mistralai/Mistral-7B-v0.3",
+    base_fingerprint=EXPECTED.base_fingerprint,
+    precision="nf4",
+    device="cpu",
+    tokenizer_hash=EXPECTED.tokenizer_hash,
+    template_hash=EXPECTED.template_hash,
+    chat_template="{{ 'ä' }}\n",
+    fingerprint="f" * 64,
+    parents={"sft": "s" * 64},
+    reward_mean=0.1,
+    reward_std=1e-7,
+    golden=[Golden(tokens=[1, 2, 3], targets=[0, 1, 1], value=value) for value in VALUES],
+    metrics={"reward/accuracy": 0.75},
+)
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_manifest(folder)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
+    return str(caught.value)
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    write_manifest(WRITTEN, folder)
+    fields = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(fields | changes))
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    write_manifest(WRITTEN, tmp_path)
+    assert read_manifest(tmp_path) == WRITTEN
+
+
+def test_a_folder_without_a_manifest_is_no_artefact(tmp_path: Path) -> None:
+    assert "no artefact here" in refusal(tmp_path)
+    assert "no artefact here" in refusal(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe{}", b"[]", b"null", b"3"])
+def test_a_broken_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / MANIFEST).write_bytes(content)
+    assert "broken, or not written by rlhf_forge" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("version", [2, 0, None, "1"])
+def test_another_format_is_refused_naming_both(tmp_path: Path, version: object) -> None:
+    rewrite(tmp_path, format=version)
+    assert f"format {version}, this rlhf_forge reads format 1" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"golden": [{"text": "a"}]}, {"golden": 3}, {"surprise": 1}])
+def test_fields_that_are_not_the_formats_are_refused(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    rewrite(tmp_path, **changes)
+    assert "not a manifest of format 1" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["golden", "stage", "base_fingerprint"])
+def test_a_missing_field_is_refused(tmp_path: Path, missing: str) -> None:
+    rewrite(tmp_path)
+    fields = json.loads((tmp_path / MANIFEST).read_text())
+    del fields[missing]
+    (tmp_path / MANIFEST).write_text(json.dumps(fields))
+    assert missing in refusal(tmp_path)
+
+
+# -- fitting -----------------------------------------------------------------------------------
+
+
+def test_an_artefact_of_this_base_tokenizer_and_template_fits(tmp_path: Path) -> None:
+    check_fits(WRITTEN, EXPECTED, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "named"),
+    [
+        ("base_fingerprint", "another base"),
+        ("tokenizer_hash", "another tokenizer"),
+        ("template_hash", "another chat template"),
+    ],
+)
+def test_what_was_made_with_another_is_refused_by_name(
+    tmp_path: Path, field: str, named: str
+) -> None:
+    other: dict[str, str] = {field: "x" * 64}
+    with pytest.raises(UserError, match=f"{named} than this run's") as caught:
+        check_fits(replace(WRITTEN, **other), EXPECTED, tmp_path)  # type: ignore[arg-type] # a str
+    assert str(tmp_path) in str(caught.value)
+    assert caught.value.hint is not None
+
+
+# -- golden values -----------------------------------------------------------------------------
+
+
+def check(values: list[float], *, precision: str = "nf4", device: str = "cpu") -> str | None:
+    return check_golden(WRITTEN, values, precision=precision, device=device, where=Path("here"))
+
+
+def shifted(gap: float) -> list[float]:
+    return [VALUES[0] + gap, *VALUES[1:]]
+
+
+def test_equal_set_ups_must_agree_to_1e_4() -> None:
+    assert check(VALUES) is None
+    assert check(shifted(0.9e-4)) is None
+    with pytest.raises(UserError, match="off on an equal set-up") as caught:
+        check(shifted(1.1e-4))
+    assert caught.value.hint is not None
+
+
+@pytest.mark.parametrize("other", [{"precision": "bf16"}, {"device": "cuda"}])
+def test_other_set_ups_warn_above_a_tenth_and_refuse_above_half_a_std(
+    other: dict[str, str],
+) -> None:
+    std = 1.2910
+    assert check(shifted(0.09 * std), **other) is None
+    warning = check(shifted(-0.3 * std), **other)
+    assert warning is not None
+    assert "differ by 0.30 std" in warning
+    with pytest.raises(UserError, match=r"0\.60 std off") as caught:
+        check(shifted(0.6 * std), **other)
+    assert all(value in str(caught.value) for value in ("nf4 on cpu then", *other.values()))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_golden_value_of_nan_is_refused_on_any_set_up(place: int, device: str) -> None:
+    values = list(VALUES)
+    values[place] = float("nan")
+    with pytest.raises(UserError, match="golden values come out nan"):
+        check(values, device=device)
+
+
+def test_an_artefact_without_golden_values_has_nothing_to_compare() -> None:
+    bare = replace(WRITTEN, golden=[])
+    for device in ("cpu", "cuda"):
+        assert check_golden(bare, [], precision="nf4", device=device, where=Path("here")) is None
