@@ -104,8 +104,10 @@ def read_adapter(folder: Path) -> AdapterWeights:
 
 
 def _write_head(head: HeadWeights, path: Path) -> None:
-    scale = {"mean": torch.tensor(head.mean), "std": torch.tensor(head.std)}
-    save_file({"weight": head.weight.contiguous(), **scale}, path)
+    tensors = {"mean": torch.tensor(head.mean), "std": torch.tensor(head.std)}
+    if head.likelihood is not None:
+        tensors["likelihood"] = torch.tensor(head.likelihood)
+    save_file({"weight": head.weight.contiguous(), **tensors}, path)
 
 
 def _read_head(path: Path) -> HeadWeights:
@@ -113,7 +115,8 @@ def _read_head(path: Path) -> HeadWeights:
     for name in ("weight", "mean", "std"):
         if name not in tensors:
             raise UserError(f"{path}: holds no {name}")
-    return HeadWeights(tensors["weight"], float(tensors["mean"]), float(tensors["std"]))
+    likelihood = float(tensors["likelihood"]) if "likelihood" in tensors else None
+    return HeadWeights(tensors["weight"], float(tensors["mean"]), float(tensors["std"]), likelihood)
 
 
 def _read_lora(path: Path) -> LoraSpec:

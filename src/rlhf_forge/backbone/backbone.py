@@ -55,8 +55,6 @@ class Backbone(nn.Module):
         """Where the base lies."""
         return self.model.device
 
-    # -- roles ---------------------------------------------------------------------------------
-
     def add_role(self, role: str, weights: AdapterWeights, *, trainable: bool) -> None:
         """Give ``role`` the adapter, and the head if there is one, in ``weights``.
 
@@ -92,18 +90,26 @@ class Backbone(nn.Module):
         pairs = {n: fresh_pair(a, self.lora.r, generator) for n, a in self._frozen_layers()}
         return AdapterWeights(self.lora, pairs)
 
-    def fresh_head(self, weights: AdapterWeights, *, seed: int) -> AdapterWeights:
-        """``weights`` with a new head drawn from N(0, 1 / (hidden + 1))."""
+    def fresh_head(
+        self, weights: AdapterWeights, *, seed: int, likelihood: float | None = None
+    ) -> AdapterWeights:
+        """``weights`` with a new head drawn from N(0, 1 / (hidden + 1)).
+
+        Args:
+            weights: An adapter; a head it may have is replaced.
+            seed: Of the draw.
+            likelihood: First weight of the reference-likelihood feature; None: off.
+        """
         hidden = self.model.config.hidden_size
         generator = torch.Generator().manual_seed(seed)
         head = torch.randn(1, hidden, generator=generator) / (hidden + 1) ** 0.5
-        return replace(weights, head=HeadWeights(head))
+        return replace(weights, head=HeadWeights(head, likelihood=likelihood))
 
     def set_scale(self, role: str, *, mean: float, std: float) -> None:
         """From now on the role's scalars are ``(raw - mean) / std`` of the unscaled ones."""
-        raw = self._head(role).weights()
-        trainable = self._head(role).weight.requires_grad
-        scaled = HeadWeights(raw.weight, mean=mean, std=std)
+        raw = self.head(role).weights()
+        trainable = self.head(role).weight.requires_grad
+        scaled = replace(raw, mean=mean, std=std)
         self.heads[role] = ScalarHead(scaled, self.device).requires_grad_(trainable)
 
     def weights_of(self, role: str) -> AdapterWeights:
@@ -115,7 +121,7 @@ class Backbone(nn.Module):
         first = next(iter(self._adapted.values()))
         rank = first.lora_A[role].shape[0]
         lora = LoraSpec(r=rank, alpha=round(first.scaling[role] * rank))
-        head = self._head(role).weights() if role in self.heads else None
+        head = self.head(role).weights() if role in self.heads else None
         return AdapterWeights(lora, pairs, head)
 
     def parameters_of(self, role: str) -> list[nn.Parameter]:
@@ -138,8 +144,6 @@ class Backbone(nn.Module):
             yield
         finally:
             self._selection.groups = before
-
-    # -- forwards ------------------------------------------------------------------------------
 
     def hidden(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time hidden"]:
         """Last hidden states of right-padded ``tokens``; those of padding have no meaning."""
@@ -217,12 +221,11 @@ class Backbone(nn.Module):
         logits: Tensor = self.model.lm_head(out.last_hidden_state[:, -1])
         return logits.float()
 
-    # -- inside --------------------------------------------------------------------------------
-
     def _frozen_layers(self) -> list[tuple[str, nn.Linear]]:
         return [(name, layer.frozen) for name, layer in self._adapted.items()]
 
-    def _head(self, role: str) -> ScalarHead:
+    def head(self, role: str) -> ScalarHead:
+        """The scalar head of ``role``; KeyError if it has none."""
         head = self.heads[role]
         assert isinstance(head, ScalarHead)
         return head

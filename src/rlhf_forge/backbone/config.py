@@ -1,11 +1,26 @@
 """What a backbone is made of: the part of every config that the stages share."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
+from rlhf_forge.errors import UserError
+
 Precision = Literal["nf4", "bf16", "fp32"]
+
+
+def precision_named(name: str) -> Precision:
+    """The precision that an artefact's manifest names.
+
+    Raises:
+        UserError: If there is none of that name.
+    """
+    for precision in get_args(Precision):
+        if precision == name:
+            known: Precision = precision
+            return known
+    raise UserError(f"no precision {name!r}: must be one of {', '.join(get_args(Precision))}")
 
 
 @dataclass(frozen=True)

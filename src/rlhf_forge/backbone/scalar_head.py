@@ -16,15 +16,20 @@ class HeadWeights:
         weight: Of the linear map, [1, hidden].
         mean: Raw score that counts as 0.
         std: Raw distance that counts as 1.
+        likelihood: Weight of the reference-likelihood feature; None: the feature is off.
     """
 
     weight: Float[Tensor, "1 hidden"]
     mean: float = 0.0
     std: float = 1.0
+    likelihood: float | None = None
 
 
 class ScalarHead(nn.Module):
     """``(w h - mean) / std`` in float32.
+
+    With the reference-likelihood feature on, `rlhf_forge.backbone.scoring.score` adds its share,
+    which is a number of the whole response and not of one hidden state.
 
     The scale lives in the head, so whoever copies the head (the critic starts as a copy of the
     reward model) speaks of the same units.
@@ -38,6 +43,9 @@ class ScalarHead(nn.Module):
         if not 0 < weights.std < float("inf"):
             raise ValueError(f"a head's std must be positive, got {weights.std}")
         self.weight = nn.Parameter(weights.weight.detach().float().to(device, copy=True))
+        self.likelihood: nn.Parameter | None = None
+        if weights.likelihood is not None:
+            self.likelihood = nn.Parameter(torch.tensor(weights.likelihood, device=device))
         self.register_buffer("mean", torch.tensor(weights.mean, device=device))
         self.register_buffer("std", torch.tensor(weights.std, device=device))
 
@@ -49,4 +57,5 @@ class ScalarHead(nn.Module):
     def weights(self) -> HeadWeights:
         """A copy on the CPU."""
         weight = self.weight.detach().cpu().clone()
-        return HeadWeights(weight, float(self.mean), float(self.std))
+        likelihood = None if self.likelihood is None else float(self.likelihood)
+        return HeadWeights(weight, float(self.mean), float(self.std), likelihood)

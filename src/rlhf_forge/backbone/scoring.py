@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from rlhf_forge.backbone.backbone import Backbone
 
+# A token that the reference gives at least e to the minus this is no surprise.
+PLAUSIBLE = 2.0
+
 
 def score(
     backbone: Backbone,
@@ -21,13 +24,34 @@ def score(
     """Normalised score of each row, read at its last response token.
 
     The one way from tokens to a score: reward training, PPO and the server call it. A row without
-    a response token is read at its first token, which says nothing about any answer.
+    a response token is read at its first token, which says nothing about any answer. If the role's
+    head has the reference-likelihood feature on, the role ``reference`` must be there.
     """
     with backbone.using(role):
         scalars = backbone.scalars(tokens)
     index = torch.arange(tokens.shape[1], device=tokens.device)
     last = torch.where(mask, index, 0).amax(-1, keepdim=True)
-    return scalars.gather(1, last).squeeze(1)
+    scores = scalars.gather(1, last).squeeze(1)
+    head = backbone.head(role)
+    if head.likelihood is None:
+        return scores
+    return scores + head.likelihood * surprise(backbone, tokens, mask) / head.std
+
+
+@torch.no_grad()
+def surprise(
+    backbone: Backbone, tokens: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]
+) -> Float[Tensor, "batch"]:
+    """The reference-likelihood feature: how implausible the reference finds a response, in nats.
+
+    ``Σ_t min(0, log π_ref(y_t) + 2)`` over the response: tokens that the reference gives less than
+    e⁻² add up, all others count nothing; 0 for a plausible response, negative otherwise. It lets a
+    small reward model use what the reference knows, such as facts, without learning it from pairs.
+    It is no measure of quality: a plausible lie passes, and a true rarity does not.
+    """
+    with backbone.using("reference"):
+        log_probs, _ = backbone.log_probs(tokens, mask, temperature=1.0)
+    return torch.where(mask, (log_probs + PLAUSIBLE).clamp_max(0.0), 0.0).sum(-1)
 
 
 def values_before(

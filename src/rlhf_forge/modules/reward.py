@@ -31,6 +31,9 @@ from rlhf_forge.modules.roles import (
 )
 from rlhf_forge.modules.settings import OptimizerSettings
 
+# A nat of surprise starts as half a unit of score: Adam moves a single number slowly.
+LIKELIHOOD_START = 0.5
+
 
 class RewardModule(LightningModule):
     """A Bradley-Terry reward model in the role ``reward``, started from the SFT adapter.
@@ -46,6 +49,8 @@ class RewardModule(LightningModule):
         optimizer: Learning rate and schedule.
         label_smoothing: Share of labels taken to be wrong, below 0.5.
         centering_coef: Weight of (chosen + rejected)^2, which keeps scores around 0.
+        reference_likelihood: Add how implausible the SFT model finds a response, with a learned
+            weight, to its score. See `rlhf_forge.backbone.scoring.surprise`.
         micro_batch_tokens: Padded tokens of one forward and backward: the memory knob.
         calibration_samples: Responses of the SFT policy on which scores are centred and scaled.
         sampling: How those are drawn.
@@ -65,6 +70,7 @@ class RewardModule(LightningModule):
         optimizer: OptimizerSettings = OptimizerSettings(learning_rate=5e-5),
         label_smoothing: float = 0.0,
         centering_coef: float = 0.01,
+        reference_likelihood: bool = False,
         micro_batch_tokens: int = 8192,
         calibration_samples: int = 256,
         sampling: Sampling = Sampling(),
@@ -79,6 +85,7 @@ class RewardModule(LightningModule):
         self.optimizer_settings = optimizer
         self.label_smoothing = label_smoothing
         self.centering_coef = centering_coef
+        self.reference_likelihood = reference_likelihood
         self.micro_batch_tokens = micro_batch_tokens
         self.calibration_samples = calibration_samples
         self.sampling = sampling
@@ -102,7 +109,8 @@ class RewardModule(LightningModule):
         require_golden(
             self.backbone, "reference", manifest, precision=precision, where=str(self.sft)
         )
-        fresh = self.backbone.fresh_head(sft, seed=self.seed)
+        likelihood = LIKELIHOOD_START if self.reference_likelihood else None
+        fresh = self.backbone.fresh_head(sft, seed=self.seed, likelihood=likelihood)
         self.backbone.add_role("reward", fresh, trainable=True)
 
     @override

@@ -1,5 +1,6 @@
 """Putting roles on the base: fresh, or from the artefacts of earlier stages."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -85,10 +86,8 @@ def add_ppo_roles(
     Raises:
         UserError: If a parent is missing or does not fit.
     """
-    manifest, scorer = read_parent(reward, expected, stage="reward")
-    parents = {"reward": manifest.fingerprint}
-    backbone.add_role("reward", scorer, trainable=False)
-    require_golden(backbone, "reward", manifest, precision=precision, where=reward)
+    scorer_manifest, scorer = read_parent(reward, expected, stage="reward")
+    parents = {"reward": scorer_manifest.fingerprint}
     if sft is None:
         backbone.add_bare_role("reference")
         policy = backbone.fresh_weights(seed=seed)
@@ -97,6 +96,15 @@ def add_ppo_roles(
         parents["sft"] = manifest.fingerprint
         backbone.add_role("reference", policy, trainable=False)
         require_golden(backbone, "reference", manifest, precision=precision, where=sft)
+    backbone.add_role("reward", scorer, trainable=False)
+    require_golden(backbone, "reward", scorer_manifest, precision=precision, where=reward)
     backbone.add_role("policy", policy, trainable=True)
-    backbone.add_role("value", scorer, trainable=True)
+    backbone.add_role("value", _critic(scorer), trainable=True)
     return parents
+
+
+def _critic(scorer: AdapterWeights) -> AdapterWeights:
+    """A reward model as a critic starts from it: a value is of a prefix, so without the feature."""
+    if scorer.head is None:
+        raise UserError("the reward artefact has no head")
+    return replace(scorer, head=replace(scorer.head, likelihood=None))
