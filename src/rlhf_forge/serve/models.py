@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
 
 import torch
 
 from rlhf_forge.artefact import MANIFEST, Expected, Manifest, check_fits, read_manifest
 from rlhf_forge.backbone.adapter_files import read_adapter
 from rlhf_forge.backbone.backbone import Backbone
-from rlhf_forge.backbone.config import BackboneConfig, LoraSpec, Precision
+from rlhf_forge.backbone.config import BackboneConfig, LoraSpec, Precision, precision_named
 from rlhf_forge.backbone.loading import content_fingerprint, load_base
 from rlhf_forge.data.render import ChatTemplate, load_template
 from rlhf_forge.errors import UserError
@@ -104,11 +103,6 @@ def load_models(weights: Weights, device: torch.device) -> Backbone:
     return backbone.eval()
 
 
-def default_device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def artefacts_in(path: Path) -> list[Path]:
     """The artefact that ``path`` is, or those of a stage's or a run's folder.
 
@@ -145,10 +139,8 @@ def _run_of(folder: Path) -> str:
 
 def _common_precision(manifests: Sequence[Manifest]) -> Precision:
     held = {manifest.precision for manifest in manifests}
-    for precision in get_args(Precision):
-        if held == {precision}:
-            known: Precision = precision
-            return known
+    if len(held) == 1:
+        return precision_named(held.pop())
     raise UserError(
         f"serve: the artefacts were made on bases held as {', '.join(sorted(held))}",
         hint=f"choose one with --precision {' or '.join(sorted(held))}",

@@ -14,12 +14,13 @@ from transformers.utils.logging import disable_progress_bar
 from typing_extensions import override
 
 from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.backbone.devices import default_device
 from rlhf_forge.backbone.scoring import score
 from rlhf_forge.errors import UserError
 from rlhf_forge.generation.decode import Request, decode
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.serve.lifecycle import die_with_parent
-from rlhf_forge.serve.models import Weights, default_device, load_models
+from rlhf_forge.serve.models import Weights, load_models
 
 # Where LitServe would print a traceback over an error that was already told in one line.
 LITSERVE_LOGGER = "litserve.loops.loops"
