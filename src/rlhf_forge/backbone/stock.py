@@ -3,6 +3,7 @@
 Nothing of ours computes here: only what a person has who never heard of rlhf_forge.
 """
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers.utils import logging
+from transformers.utils.logging import get_verbosity, set_verbosity
 
 from rlhf_forge.backbone.bitsandbytes_guard import import_peft
 
@@ -50,11 +51,11 @@ def stock_scores(folder: Path, rows: Sequence[Row]) -> list[float]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what the two packages tell of each other's future and of a head not yet loaded."""
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    before = get_verbosity()
+    set_verbosity(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
-        logging.set_verbosity(before)
+        set_verbosity(before)

@@ -1,0 +1,126 @@
+"""``export``: an adapter, or a merged model, for other tools."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_forge.errors import UserError
+
+if TYPE_CHECKING:
+    from rlhf_forge.artefact import Manifest
+    from rlhf_forge.backbone.config import BackboneConfig
+
+# Two float32 computations of one log-prob (nats) or raw score agree to about 1e-5.
+TOLERANCE = 1e-3
+
+MERGED_CARD = """---
+base_model: {base}
+library_name: transformers
+tags: [rlhf, {stage}]
+---
+
+# {stage} on {base}, merged
+
+The adapter of the {stage} stage (fingerprint `{fingerprint}`), added into `{base}` as it was held
+in training ({precision}, base fingerprint `{base_fingerprint}`). Against base + adapter its
+log-probs differ by at most {largest:.2g} nats per token, {mean:.2g} on average.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
+model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")
+ids = tokenizer.apply_chat_template([{{"role": "user", "content": "Hello"}}], return_tensors="pt")
+print(tokenizer.decode(model.generate(**ids)[0]))
+```
+"""
+
+
+def export(artefact: Path, out: Path, merge: bool = False) -> int:
+    """Write an artefact for stock transformers and peft, and measure that they agree with us.
+
+    Args:
+        artefact: Folder of an artefact, such as lightning_logs/quickstart/ppo/artefact.
+        out: Folder to write; must not exist.
+        merge: Add the adapter into a plain copy of the base: a whole model, not an adapter.
+    """
+    from rlhf_forge.artefact import read_manifest
+    from rlhf_forge.serve.models import open_models
+
+    manifest = read_manifest(artefact)
+    if out.exists():
+        raise UserError(f"{out}: exists already", hint="give a folder that does not exist yet")
+    if merge and manifest.stage == "reward":
+        raise UserError(
+            f"{artefact}: a reward model is not merged: its head is no part of a language model",
+            hint="export it without --merge",
+        )
+    base = open_models([str(artefact)]).weights.base
+    unfinished = out.with_name(out.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    write = _write_merged if merge else _write_adapter
+    status = write(manifest, artefact, unfinished, base)
+    unfinished.replace(out)
+    _tell(f"README.md in {out} says how to load it")
+    print(out)
+    return status
+
+
+def _write_adapter(manifest: "Manifest", artefact: Path, out: Path, base: "BackboneConfig") -> int:
+    from rlhf_forge.backbone.exporting import (
+        compare_with_stock,
+        export_adapter,
+        float32_bytes,
+        memory_bytes,
+    )
+    from rlhf_forge.card import write_card
+
+    export_adapter(artefact, out, base=base.path)
+    write_card(manifest, out)
+    if manifest.stage == "reward":
+        _tell(f"scores are (raw - {manifest.reward_mean:.6g}) / {manifest.reward_std:.6g}")
+    needed = float32_bytes(base.path)
+    if needed > memory_bytes():
+        _tell(f"not compared with stock peft: that takes {needed / 2**30:.0f} GiB of memory")
+        return 0
+    gap = compare_with_stock(out, _rows(manifest), base=base.path)
+    what = "raw score" if manifest.stage == "reward" else "log-prob"
+    _tell(
+        f"stock transformers + peft against ours, float32, {len(manifest.golden)} texts: "
+        f"largest {what} difference {gap.largest:.2g}"
+    )
+    if gap.largest <= TOLERANCE:
+        return 0
+    _tell(f"error: that is more than {TOLERANCE:g}: another tool would not see the trained model")
+    return 1
+
+
+def _write_merged(manifest: "Manifest", artefact: Path, out: Path, base: "BackboneConfig") -> int:
+    from rlhf_forge.backbone.devices import default_device
+    from rlhf_forge.backbone.exporting import export_merged
+
+    gap = export_merged(artefact, out, _rows(manifest), base=base, device=default_device())
+    card = MERGED_CARD.format(
+        base=manifest.base,
+        stage=manifest.stage,
+        precision=base.precision,
+        fingerprint=manifest.fingerprint[:12],
+        base_fingerprint=manifest.base_fingerprint[:12],
+        largest=gap.largest,
+        mean=gap.mean,
+    )
+    (out / "README.md").write_text(card, encoding="utf-8")
+    _tell(
+        f"merged against base + adapter ({base.precision}), {len(manifest.golden)} texts: "
+        f"log-prob difference at most {gap.largest:.2g}, on average {gap.mean:.2g} nats per token"
+    )
+    return 0
+
+
+def _rows(manifest: "Manifest") -> list[tuple[list[int], list[int]]]:
+    return [(golden.tokens, golden.targets) for golden in manifest.golden]
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
