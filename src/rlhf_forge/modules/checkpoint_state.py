@@ -15,19 +15,22 @@ def keep_trainable(checkpoint: dict[str, Any], backbone: Backbone) -> None:
     checkpoint["state_dict"] = {name: state[name] for name in sorted(wanted)}
 
 
-def require_same_names(checkpoint: dict[str, Any], backbone: Backbone) -> None:
+def require_same_tensors(checkpoint: dict[str, Any], backbone: Backbone) -> None:
     """Refuse a checkpoint whose adapters are not this run's.
 
     Loading is not strict, as the base is not in the checkpoint; so this is where a missing or a
     surplus tensor is found.
 
     Raises:
-        UserError: Naming the first tensor that is missing or too much.
+        UserError: Naming the first tensor that is missing, too much or of another shape.
     """
-    odd = trainable_names(backbone) ^ set(checkpoint["state_dict"])
+    ours = {f"backbone.{n}": p.shape for n, p in backbone.named_parameters() if p.requires_grad}
+    theirs = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
+    odd = ours.items() ^ theirs.items()
     if odd:
         raise UserError(
-            f"checkpoint: not of this run's adapters: {min(odd)} is on one side only",
+            f"checkpoint: not of this run's adapters: {min(odd)[0]} is on one side only, or of "
+            "another shape",
             hint="resume with the config the checkpoint was written under",
         )
 

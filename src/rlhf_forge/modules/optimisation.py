@@ -34,7 +34,9 @@ def adamw(
         eps=eps,
         weight_decay=0.0,
     )
-    scheduler = get_scheduler(schedule, optimizer, warmup_steps, total_steps)
+    # The one called constant has no warm-up.
+    name = "constant_with_warmup" if schedule == "constant" else schedule
+    scheduler = get_scheduler(name, optimizer, warmup_steps, total_steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
 

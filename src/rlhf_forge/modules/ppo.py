@@ -30,7 +30,7 @@ from rlhf_forge.functional.advantages import (
 from rlhf_forge.functional.kl import adapt_kl_coef, kl_estimate
 from rlhf_forge.functional.masking import whiten
 from rlhf_forge.generation.sampler import Sampling
-from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_names
+from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_tensors
 from rlhf_forge.modules.checks import require_unit_ratio, require_zero_kl
 from rlhf_forge.modules.optimisation import (
     adamw,
@@ -275,7 +275,7 @@ class PPOModule(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        require_same_names(checkpoint, self.backbone)
+        require_same_tensors(checkpoint, self.backbone)
         self.kl_coef = checkpoint["kl_coef"]
 
     @property

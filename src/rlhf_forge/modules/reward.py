@@ -18,7 +18,7 @@ from rlhf_forge.functional.losses import bradley_terry_loss
 from rlhf_forge.generation.decode import Request, generate
 from rlhf_forge.generation.rows import join
 from rlhf_forge.generation.sampler import Sampling
-from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_names
+from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_tensors
 from rlhf_forge.modules.goldens import require_golden
 from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
 from rlhf_forge.modules.responses import HELD_OUT
@@ -187,7 +187,7 @@ class RewardModule(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        require_same_names(checkpoint, self.backbone)
+        require_same_tensors(checkpoint, self.backbone)
 
     def _cuts(self, batch: PairBatch) -> list[list[int]]:
         """Pairs by their longer side; each pair is two rows of the forward."""

@@ -17,7 +17,7 @@ from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import Example
 from rlhf_forge.functional.losses import sft_loss
 from rlhf_forge.generation.sampler import Sampling
-from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_names
+from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_tensors
 from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
 from rlhf_forge.modules.responses import held_out_answers
 from rlhf_forge.modules.roles import data_of, expected_of, open_backbone, template_of
@@ -129,7 +129,7 @@ class SFTModule(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        require_same_names(checkpoint, self.backbone)
+        require_same_tensors(checkpoint, self.backbone)
 
     def _cuts(self, batch: SequenceBatch) -> list[list[int]]:
         return micro_batches(batch.mask.sum(-1).tolist(), max_tokens=self.micro_batch_tokens)

@@ -1,0 +1,55 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rlhf_forge.errors import UserError
+from rlhf_forge.modules.checks import require_unit_ratio, require_zero_kl
+from rlhf_forge.rollout import Rollout, score_rollout
+from tests import tiny
+
+TOKENS = tiny.rows(5, 8)
+MASK = tiny.spans((2, 5), (3, 8))
+
+
+@pytest.fixture(scope="module")
+def rollout() -> Rollout:
+    return score_rollout(
+        tiny.four_roles(tiny.open_tiny()),
+        TOKENS,
+        MASK,
+        torch.tensor([True, True]),
+        batches=[[0, 1]],
+        temperature=1.0,
+    )
+
+
+def test_a_policy_equal_to_its_reference_passes(rollout: Rollout) -> None:
+    require_zero_kl(rollout)
+
+
+@pytest.mark.parametrize("gap", [1e-6, -1e-6, 0.19, float("nan")])
+def test_one_log_prob_that_differs_is_refused_with_the_gap(rollout: Rollout, gap: float) -> None:
+    moved = rollout.log_probs.clone()
+    moved[1, 4] += gap
+    with pytest.raises(UserError, match=r"KL\(policy, reference\) is not 0 at step 0") as caught:
+        require_zero_kl(replace(rollout, log_probs=moved))
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint is not None
+
+
+def test_a_first_ratio_of_one_passes() -> None:
+    require_unit_ratio(1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("ratio_max", "approx_kl"),
+    [(1.0000001, 0.0), (0.99, 0.0), (1.0, 1e-9), (float("nan"), 0.0), (1.0, float("nan"))],
+)
+def test_any_other_first_ratio_is_refused_with_its_causes(
+    ratio_max: float, approx_kl: float
+) -> None:
+    with pytest.raises(UserError, match="first minibatch's ratio") as caught:
+        require_unit_ratio(ratio_max, approx_kl)
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint is not None
