@@ -281,3 +281,18 @@ def test_an_adapter_of_another_base_is_refused_naming_a_layer() -> None:
     del pairs["model.layers.0.mlp.up_proj"]
     with pytest.raises(UserError, match=r"0\.mlp\.up_proj"):
         backbone.add_role("policy", AdapterWeights(weights.lora, pairs), trainable=True)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+def test_cached_decoding_is_near_the_training_forward_in_bf16(precision: Precision) -> None:
+    backbone = tiny.four_roles(tiny.open_tiny(precision))
+    tokens = TOKENS[1:2]
+    positions = torch.arange(14).unsqueeze(0)
+    cache = DynamicCache(config=backbone.model.config)
+    with backbone.using("policy"), torch.no_grad():
+        backbone.next_logits(tokens[:, :5], torch.ones_like(tokens[:, :5]), positions[:, :5], cache)
+        mask = torch.ones(1, 6, dtype=torch.long)
+        logits = backbone.next_logits(tokens[:, 5:6], mask, positions[:, 5:6], cache)
+        expected = log_probs(backbone, "policy")[1, 6]
+    assert logits.dtype == torch.float32
+    assert (logits[0].div(TEMPERATURE).log_softmax(-1)[tokens[0, 6]] - expected).abs() < 0.2

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from rlhf_forge.backbone.adapted_linear import AdaptedLinear, Selection, fresh_pair
 from rlhf_forge.backbone.adapter_files import AdapterWeights
 from rlhf_forge.backbone.config import LoraSpec
+from rlhf_forge.backbone.frozen_linear import product
 from rlhf_forge.backbone.scalar_head import HeadWeights, ScalarHead
 from rlhf_forge.errors import UserError
 from rlhf_forge.functional.log_probs import chunked_log_probs
@@ -218,8 +219,7 @@ class Backbone(nn.Module):
             past_key_values=cache,
             use_cache=True,
         )
-        logits: Tensor = self.model.lm_head(out.last_hidden_state[:, -1])
-        return logits.float()
+        return product(out.last_hidden_state[:, -1], self.model.lm_head.weight).float()
 
     def _frozen_layers(self) -> list[tuple[str, nn.Linear]]:
         return [(name, layer.frozen) for name, layer in self._adapted.items()]
