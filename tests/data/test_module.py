@@ -142,8 +142,13 @@ def test_held_out_rows_come_in_order_once_and_none_is_dropped(folder: Path) -> N
 
 def test_a_function_is_held_out_by_its_own_split(folder: Path) -> None:
     data = ready(folder, path=f"{__name__}:rows", seed=3)
-    assert len(data.train.examples) == 10
+    assert data.train.examples[0].record.prompt[0]["content"] == "train 3 0?"
     assert data.held_out[0].record.prompt[0]["content"] == "validation 3 0?"
+
+
+def test_held_out_rows_may_come_from_a_split_with_another_name(folder: Path) -> None:
+    data = ready(folder, path=f"{__name__}:rows", validation_split="test_prefs")
+    assert data.held_out[0].record.prompt[0]["content"] == "test_prefs 0 0?"
 
 
 def test_a_validation_file_is_held_out_whole_up_to_its_limit(folder: Path) -> None:

@@ -114,6 +114,12 @@ def test_a_template_that_breaks_the_prefix_property_is_refused_by_name() -> None
         ChatTemplate(mistral_tokenizer(), COUNTS_TURNS, name="counts.jinja")
 
 
+def test_a_template_whose_answers_begin_otherwise_than_they_are_asked_for_is_refused() -> None:
+    asks = "{% if add_generation_prompt %}{{ 'Answer:' }}{% endif %}"
+    with pytest.raises(UserError, match="turn 2"):
+        ChatTemplate(mistral_tokenizer(), mistral_text() + asks)
+
+
 def test_a_template_that_never_ends_an_answer_is_refused() -> None:
     with pytest.raises(UserError, match="never learns to stop"):
         ChatTemplate(mistral_tokenizer(), NEVER_ENDS)
