@@ -19,6 +19,16 @@ def print_summary(summary: dict[str, Any]) -> None:
         console.print(_reward(summary["reward"]))
 
 
+def print_duel(result: dict[str, Any]) -> None:
+    """Print both policies and the win rate, to stdout."""
+    console = Console()
+    console.print(_models(result["models"]))
+    win = result["win_rate"]
+    console.print(
+        f"policy wins {win['value']:.1%} (95 %: {win['low']:.1%} to {win['high']:.1%}, n {win['n']})"
+    )
+
+
 def _models(models: dict[str, Any]) -> Table:
     table = Table("", "score", "se", "accuracy", "greedy", "KL", "length", "EOS", "n")
     for name, row in models.items():
@@ -27,7 +37,7 @@ def _models(models: dict[str, Any]) -> Table:
             f"{row['gold']:.2f}",
             f"{row['gold_se']:.2f}",
             _share(row["accuracy"]),
-            _share(row["accuracy_greedy"]),
+            _share(row.get("accuracy_greedy")),
             f"{row['kl']:.1f}",
             f"{row['length']:.1f}",
             _share(row["eos"]),
