@@ -103,6 +103,12 @@ def read_adapter(folder: Path) -> AdapterWeights:
     return AdapterWeights(lora, pairs, head)
 
 
+def reads_likelihoods(folder: Path) -> bool:
+    """Whether the adapter's head has the reference-likelihood feature on."""
+    head = folder / HEAD
+    return head.exists() and _read_head(head).likelihood is not None
+
+
 def _write_head(head: HeadWeights, path: Path) -> None:
     tensors = {"mean": torch.tensor(head.mean), "std": torch.tensor(head.std)}
     if head.likelihood is not None:

@@ -17,7 +17,6 @@ from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig, Precision
 from rlhf_forge.backbone.loading import load_base
 from rlhf_forge.backbone.merging import merged_copy
-from rlhf_forge.backbone.scoring import score
 from rlhf_forge.backbone.stock import Row, stock_log_probs, stock_scores
 from rlhf_forge.hub import base_folder
 
@@ -59,7 +58,8 @@ def compare_with_stock(folder: Path, rows: Sequence[Row], *, base: str) -> Diffe
         base: The adapter's base.
 
     Returns:
-        Of log-probs (nats per token), or of raw scores if the adapter has a head.
+        Of log-probs (nats per token), or of raw scores if the adapter has a head: before its
+        scale, and without the reference-likelihood feature, which stock tools do not know.
     """
     scoring = read_adapter(folder).head is not None
     # One after the other: two float32 bases may not fit.
@@ -135,11 +135,12 @@ def _log_probs(backbone: Backbone, rows: Sequence[Row]) -> Tensor:
 
 @torch.no_grad()
 def _raw_scores(backbone: Backbone, rows: Sequence[Row]) -> Tensor:
+    """The head's output after the last token, before its scale and without likelihoods."""
     backbone.set_scale(ROLE, mean=0.0, std=1.0)
     found = []
     for tokens, _ in rows:
-        ids = torch.tensor([tokens], device=backbone.device)
-        found.append(score(backbone, ids, torch.ones_like(ids).bool(), role=ROLE))
+        with backbone.using(ROLE):
+            found.append(backbone.scalars(torch.tensor([tokens], device=backbone.device))[0, -1])
     return _stacked(found)
 
 

@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
 model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")
 ids = tokenizer.apply_chat_template([{{"role": "user", "content": "Hello"}}], return_tensors="pt")
-print(tokenizer.decode(model.generate(**ids)[0]))
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0]))
 ```
 """
 
@@ -79,7 +79,7 @@ def _write_adapter(manifest: "Manifest", artefact: Path, out: Path, base: "Backb
     export_adapter(artefact, out, base=base.path)
     write_card(manifest, out)
     if manifest.stage == "reward":
-        _tell(f"scores are (raw - {manifest.reward_mean:.6g}) / {manifest.reward_std:.6g}")
+        _tell_scale(manifest, artefact)
     needed = float32_bytes(base.path)
     if needed > memory_bytes():
         _tell(f"not compared with stock peft: that takes {needed / 2**30:.0f} GiB of memory")
@@ -116,6 +116,17 @@ def _write_merged(manifest: "Manifest", artefact: Path, out: Path, base: "Backbo
         f"log-prob difference at most {gap.largest:.2g}, on average {gap.mean:.2g} nats per token"
     )
     return 0
+
+
+def _tell_scale(manifest: "Manifest", artefact: Path) -> None:
+    from rlhf_forge.backbone.adapter_files import reads_likelihoods
+
+    _tell(f"scores are (raw - {manifest.reward_mean:.6g}) / {manifest.reward_std:.6g}")
+    if reads_likelihoods(artefact):
+        _tell(
+            "warning: this reward model adds how likely its SFT model finds an answer; other "
+            "tools compute its scores without that share"
+        )
 
 
 def _rows(manifest: "Manifest") -> list[tuple[list[int], list[int]]]:

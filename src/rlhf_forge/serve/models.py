@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from rlhf_forge.artefact import MANIFEST, Expected, Manifest, check_fits, read_manifest
-from rlhf_forge.backbone.adapter_files import read_adapter
+from rlhf_forge.backbone.adapter_files import read_adapter, reads_likelihoods
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig, LoraSpec, Precision, precision_named
 from rlhf_forge.backbone.loading import content_fingerprint, load_base
@@ -22,6 +22,8 @@ from rlhf_forge.hub import base_folder
 STAGES = ("sft", "dpo", "ppo", "reward")
 SCORING_STAGES = frozenset({"reward"})
 BASE = "base"
+# The role by which `score` finds the SFT model that a reward model may read likelihoods from.
+REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def open_models(paths: Sequence[str], *, precision: Precision | None = None) -> 
         check_fits(manifest, expected, folder)
     names = _names(folders, manifests)
     base = BackboneConfig(first.base, precision or _common_precision(manifests), LoraSpec())
-    adapters: dict[str, Path | None] = {BASE: None}
+    adapters: dict[str, Path | None] = {BASE: None, **_reference(folders, manifests)}
     scoring = [m.stage in SCORING_STAGES for m in manifests]
     return ServedModels(
         weights=Weights(base, adapters | dict(zip(names, folders, strict=True))),
@@ -130,6 +132,32 @@ def _names(folders: Sequence[Path], manifests: Sequence[Manifest]) -> list[str]:
     if twice:
         raise UserError(f"serve: two artefacts would both be called {twice[0]}: give one of them")
     return names
+
+
+def _reference(folders: Sequence[Path], manifests: Sequence[Manifest]) -> dict[str, Path]:
+    """The SFT artefact of reward models that read likelihoods; none if none does.
+
+    Raises:
+        UserError: If it is not there, or two reward models would need different ones.
+    """
+    found: dict[str, Path] = {}
+    for folder, manifest in zip(folders, manifests, strict=True):
+        if manifest.stage not in SCORING_STAGES or not reads_likelihoods(folder):
+            continue
+        wanted = manifest.parents.get("sft")
+        near = [*folders, folder.parent.parent / "sft" / "artefact"]
+        parents = [f for f in near if (f / MANIFEST).is_file()]
+        fitting = [f for f in parents if read_manifest(f).fingerprint == wanted]
+        if not fitting:
+            raise UserError(
+                f"{folder}: this reward model reads how likely its SFT model finds an answer, and "
+                "that SFT artefact is not here",
+                hint="give the folder of the whole run",
+            )
+        found.setdefault(REFERENCE, fitting[0])
+        if read_manifest(found[REFERENCE]).fingerprint != wanted:
+            raise UserError(f"{folder}: reward models of two SFT models cannot be served together")
+    return found
 
 
 def _run_of(folder: Path) -> str:

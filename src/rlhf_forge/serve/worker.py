@@ -87,23 +87,24 @@ class Worker(LitAPI):  # type: ignore[misc]  # litserve has no types
     def predict(self, x: ChatJob | ScoreJob) -> Iterator[int | float]:
         assert self._backbone is not None
         if isinstance(x, ChatJob):
-            yield from _tokens(self._backbone, x, self.eos_ids)
+            yield from tokens_of(self._backbone, x, self.eos_ids)
         else:
-            yield from _scores(self._backbone, x)
+            yield from scores_of(self._backbone, x)
 
     @override
     def encode_response(self, output: Iterator[int | float]) -> Iterator[int | float]:
         yield from output
 
 
-def _tokens(backbone: Backbone, job: ChatJob, eos_ids: frozenset[int]) -> Iterator[int]:
+def tokens_of(backbone: Backbone, job: ChatJob, eos_ids: frozenset[int]) -> Iterator[int]:
+    """The tokens of a response, as they are drawn."""
     for step in decode(backbone, [job.request], job.sampling, eos_ids):
         yield step[0]
 
 
 @torch.no_grad()
-def _scores(backbone: Backbone, job: ScoreJob) -> Iterator[float]:
-    """Each row by itself, so that a score does not depend on what it was sent with."""
+def scores_of(backbone: Backbone, job: ScoreJob) -> Iterator[float]:
+    """The score of each row by itself: it does not depend on what it was sent with."""
     for tokens, targets in job.rows:
         ids = torch.tensor([tokens], device=backbone.device)
         mask = torch.tensor([targets], device=backbone.device)
