@@ -1,0 +1,159 @@
+"""What other tools get, and what is said about it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlhf_forge.artefact import read_manifest
+from rlhf_forge.backbone.adapter_files import read_adapter
+from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.backbone.config import BackboneConfig, Precision
+from rlhf_forge.backbone.frozen_linear import dense_weight
+from rlhf_forge.backbone.loading import load_base
+from rlhf_forge.backbone.merging import merged_copy
+from rlhf_forge.backbone.scoring import score
+from rlhf_forge.backbone.stock import stock_scores
+from rlhf_forge.commands.export import export
+from rlhf_forge.errors import UserError
+from tests import tiny
+from tests.tiny_run import write_base, write_run
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("export") / "base")
+
+
+@pytest.fixture(scope="module")
+def run(base: Path) -> Path:
+    return write_run(base.parent / "tiny", base=base)
+
+
+@pytest.mark.parametrize("stage", ["ppo", "reward"])
+def test_stock_peft_computes_what_we_compute(
+    run: Path, tmp_path: Path, stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out" / stage
+    assert export(run / stage / "artefact", out) == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines()[-1] == str(out)
+    assert "stock transformers + peft against ours" in told.err
+    assert float(told.err.partition("difference ")[2].split()[0]) < 1e-4
+    assert "AutoPeftModel" in (out / "README.md").read_text()
+    assert (out / "chat_template.jinja").is_file()
+    assert read_manifest(out) == read_manifest(run / stage / "artefact")
+
+
+def test_raw_scores_and_the_scale_in_forge_json_give_our_score(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "reward"
+    export(run / "reward" / "artefact", out)
+    scale = json.loads((out / "forge.json").read_text())
+    backbone = Backbone(load_base(BackboneConfig(scale["base"], "fp32"), tiny.CPU), tiny.LORA)
+    backbone.add_role("reward", read_adapter(out), trainable=False)
+    rows = [(golden["tokens"], golden["targets"]) for golden in scale["golden"]]
+    for raw, (tokens, targets) in zip(stock_scores(out, rows), rows, strict=True):
+        with torch.no_grad():
+            ours = score(backbone, torch.tensor([tokens]), torch.tensor([targets]).bool()).item()
+        assert (raw - scale["reward_mean"]) / scale["reward_std"] == pytest.approx(ours, abs=1e-4)
+
+
+def test_a_folder_that_other_tools_read_differently_is_a_finding(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artefact = write_run(tmp_path / "run", base=base) / "reward" / "artefact"
+    ours = load_file(artefact / "head.safetensors")
+    save_file(ours | {"weight": 2 * ours["weight"]}, artefact / "head.safetensors")
+    assert export(artefact, tmp_path / "out") == 1
+    assert "error: that is more than 0.001" in capsys.readouterr().err
+
+
+def test_the_share_of_the_sft_model_in_a_score_is_warned_of(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", base=base, likelihood=0.5)
+    assert export(run / "reward" / "artefact", tmp_path / "out") == 0
+    assert "warning: this reward model adds how likely" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("precision", "largest"), [("fp32", 1e-4), ("bf16", 1.0), ("nf4", 1.0)])
+def test_merging_tells_what_it_changed(
+    base: Path,
+    tmp_path: Path,
+    precision: Precision,
+    largest: float,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = write_run(tmp_path / "run", base=base, precision=precision)
+    assert export(run / "sft" / "artefact", tmp_path / "merged", merge=True) == 0
+    told = capsys.readouterr().err
+    measured = float(told.partition("at most ")[2].partition(",")[0])
+    assert measured <= largest
+    if precision != "fp32":
+        assert measured > 1e-4
+
+
+def test_a_merged_model_is_the_dequantised_base_plus_the_update(base: Path, run: Path) -> None:
+    model = load_base(BackboneConfig(str(base), "nf4"), tiny.CPU)
+    weights = read_adapter(run / "sft" / "artefact")
+    name, (down, up) = next(iter(weights.pairs.items()))
+    layer = model.get_submodule(name)
+    assert isinstance(layer, torch.nn.Linear)
+    before = dense_weight(layer, torch.float32)
+    merged = merged_copy(model, weights)
+    expected = before + 2.0 * up @ down
+    got = merged.get_submodule(name).weight
+    assert isinstance(got, torch.Tensor)
+    assert torch.equal(got, expected.bfloat16())
+    assert torch.equal(dense_weight(layer, torch.float32), before)
+    assert not hasattr(merged.config, "quantization_config")
+
+
+def test_a_merged_model_answers_as_its_card_says(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "merged"
+    export(run / "ppo" / "artefact", out, merge=True)
+    card = (out / "README.md").read_text()
+    code = card.partition("```python\n")[2].partition("```")[0]
+    exec(code.replace("THIS_FOLDER", str(out)), {})
+    assert "[INST] Hello[/INST]" in capsys.readouterr().out
+
+
+def test_tied_embeddings_stay_tied(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", base=write_base(tmp_path / "base", tied=True))
+    out = tmp_path / "merged"
+    assert export(run / "sft" / "artefact", out, merge=True) == 0
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_the_exported_tokenizer_renders_as_in_training(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "merged"
+    export(run / "sft" / "artefact", out, merge=True)
+    text = AutoTokenizer.from_pretrained(out).apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False
+    )
+    assert text == "<s>[INST] Hi[/INST]"
+
+
+def test_what_exists_is_not_overwritten(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="exists already"):
+        export(run / "ppo" / "artefact", tmp_path)
+
+
+def test_a_reward_model_is_not_merged(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not merged"):
+        export(run / "reward" / "artefact", tmp_path / "out", merge=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_artefact_whose_base_changed_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", base=write_base(tmp_path / "base"))
+    write_base(tmp_path / "base", seed=1)
+    with pytest.raises(UserError, match="another base"):
+        export(run / "ppo" / "artefact", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
