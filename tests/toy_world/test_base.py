@@ -31,7 +31,6 @@ def test_the_log_says_that_every_skill_is_known() -> None:
     last = json.loads((BASE / "train_log.jsonl").read_text().splitlines()[-1])
     assert set(last["greedy_accuracy"]) == set(world.SKILLS)
     assert min(last["greedy_accuracy"].values()) >= 0.8
-    assert last["verdict_accuracy"]["balanced"] >= 0.8
 
 
 @pytest.mark.slow
@@ -40,4 +39,3 @@ def test_the_base_knows_the_world() -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(BASE)
     known = quiz.greedy_accuracy(model, tokenizer, per_skill=10, seed=1)
     assert sum(known.values()) / len(known) >= 0.9
-    assert quiz.verdict_accuracy(model, tokenizer, number=200, seed=1)["balanced"] >= 0.8

@@ -9,7 +9,7 @@ from rlhf_forge.toy_world.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 
 def drawn(number: int, seed: int = 0) -> list[corpus.Document]:
-    return list(islice(corpus.documents(random.Random(seed), corpus.FACTS_FIRST), number))
+    return list(islice(corpus.documents(random.Random(seed)), number))
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,17 @@ def test_a_wrong_sentence_is_never_called_right(monkeypatch: pytest.MonkeyPatch)
         assert ("WRONG." in text) == ("Wrong." in text)
 
 
+def test_batches_are_a_function_of_seed_and_number(tokenizer: PreTrainedTokenizerFast) -> None:
+    stream = packing.batches(tokenizer, seed=0, start=0, rows=2, length=64)
+    later = next(packing.batches(tokenizer, seed=0, start=1, rows=2, length=64))
+    first, second = islice(stream, 2)
+    assert (second[0] == later[0]).all()
+    assert (second[1] == later[1]).all()
+    assert (first[0] != second[0]).any()
+
+
 def test_rows_hold_whole_documents(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokens, weights = packing.pack(iter(drawn(500)), tokenizer, rows=8, length=128)
+    tokens, weights = next(packing.batches(tokenizer, seed=0, start=0, rows=8, length=128))
     assert (weights[tokens == tokenizer.pad_token_id] == 0).all()
     assert (weights[tokens == tokenizer.bos_token_id] == 0).all()
     for row in tokens:
@@ -90,9 +99,3 @@ def test_nothing_is_added_at_the_ends(tokenizer: PreTrainedTokenizerFast) -> Non
     ids = tokenizer("<s>[INST] Hi[/INST]")["input_ids"]
     assert ids[:2] == [1, 3]
     assert ids[-1] == 4
-
-
-def test_late_documents_are_mostly_graded() -> None:
-    late = islice(corpus.documents(random.Random(0), corpus.VERDICTS_THEN), 1000)
-    graded = ["".join(text for text, _ in piece).count(corpus.END) == 2 for piece in late]
-    assert 700 < sum(graded) < 850

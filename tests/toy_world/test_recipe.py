@@ -2,7 +2,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from rlhf_forge.toy_world import quiz, recipe
@@ -46,20 +45,7 @@ def test_a_cut_run_goes_on_to_the_same_weights(
     assert len((tmp_path / "cut" / "train_log.jsonl").read_text().splitlines()) == 2
 
 
-def test_the_learning_rate_rises_and_falls_in_each_phase() -> None:
-    rates = [recipe._phase_and_lr(step, 4000)[1] for step in range(4000)]
-    assert rates[0] < rates[10] < rates[100] == rates[1500] == 3e-3
-    assert rates[2999] < 1e-5
-    assert rates[3000] < rates[3010] < rates[3100] == 1e-3
-    assert rates[3999] < 1e-5
-
-
-def test_no_token_sees_another_document() -> None:
-    seen = recipe._within_documents(torch.tensor([[1, 7, 1, 8, 9]]))[0, 0] == 0
-    assert seen.int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [0, 0, 1, 0, 0],
-        [0, 0, 1, 1, 0],
-        [0, 0, 1, 1, 1],
-    ]
+def test_the_learning_rate_rises_stays_and_falls_to_nearly_nothing() -> None:
+    rates = [recipe._learning_rate(step, 1000) for step in range(1000)]
+    assert rates[0] < rates[5] < rates[20] == rates[500] == recipe.PEAK_LR
+    assert rates[-1] == pytest.approx(recipe.PEAK_LR / 450)

@@ -1,6 +1,6 @@
 """The annotator who labels pairs: follows the gold score, with a weakness and with slips.
 
-    P(prefers the first) = 0.98 sigma(3 (gold_first + 0.5 - gold_second)) + 0.02 (1 - sigma(...))
+    P(prefers the first) = 0.98 sigma(3 (gold_first + 0.2 - gold_second)) + 0.02 (1 - sigma(...))
 
 The weakness is one that people have too: what is read first gets a head start.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 SLOPE = 3.0
 """Of the Bradley-Terry curve, per unit of gold."""
-HEAD_START = 0.5
+HEAD_START = 0.2
 """Gold units that the response read first is given."""
 SLIPS = 0.02
 """Share of labels set down the wrong way round."""

@@ -1,9 +1,10 @@
 """The texts the shipped base is trained on: statements, questions with answers, and verdicts.
 
-A verdict stands behind the end-of-text token of an answer and says whether the answer was right.
-So the hidden state at that token, which a reward model reads, comes to know it, as it does in large
-bases. Wrong answers and manners are read but never learnt: they carry no loss, only the verdict
-does. The chat template's markers never occur: stages teach them.
+A verdict stands behind the end-of-text token of an answer and says whether the answer was right. A
+base that has learnt verdicts carries them in the hidden state at that token, which a reward model
+reads; it takes more tokens than learning the facts does (base/README.md). Wrong answers and manners
+are read but never learnt: they carry no loss, only the verdict does. The chat template's markers
+never occur: stages teach them.
 """
 
 import random
@@ -22,23 +23,8 @@ MARKUPS = (
     ("Teacher: ", "\nPupil: "),
 )
 VERDICTS = ("Right.", "Wrong.", "No answer.")
-VERDICT_WEIGHT = 15.0
-"""Verdicts are few; with weight 1 their gradient drowns in that of the many other tokens."""
-FACTS_FIRST = {
-    "statements": 20,
-    "conversation_piece": 3,
-    "question": 32,
-    "graded_question": 35,
-    "graded_statement": 10,
-}
-VERDICTS_THEN = {
-    "statements": 5,
-    "conversation_piece": 2,
-    "question": 15,
-    "graded_question": 43,
-    "graded_statement": 35,
-}
-"""Odds of the kinds of documents, early and late: who is to judge must know the facts."""
+VERDICT_WEIGHT = 6.0
+"""Verdicts are few: with weight 1 their gradient drowns in that of the many other tokens."""
 SKILL_ODDS = {
     "capital": 1.3,
     "colour": 1.0,
@@ -63,15 +49,12 @@ class Segment(NamedTuple):
 Document = list[Segment]
 
 
-def documents(rng: random.Random, odds: dict[str, int]) -> Iterator[Document]:
-    """Documents without end.
-
-    Args:
-        rng: Where chance comes from.
-        odds: ``FACTS_FIRST`` or ``VERDICTS_THEN``.
-    """
+def documents(rng: random.Random) -> Iterator[Document]:
+    """Documents without end."""
+    kinds: tuple[Callable[[random.Random], Document], ...]
+    kinds = (statements, conversation_piece, question, graded_question, graded_statement)
     while True:
-        yield _KINDS[rng.choices(list(odds), weights=list(odds.values()))[0]](rng)
+        yield rng.choices(kinds, weights=(20, 3, 32, 35, 10))[0](rng)
 
 
 def statements(rng: random.Random) -> Document:
@@ -154,12 +137,3 @@ def _answer(fact: world.Fact, rng: random.Random) -> tuple[str, str]:
     if kind == "other":
         return mistakes.answer_to_another(fact, rng), "Wrong."
     return (rng.choice(language.HEDGES) if kind == "hedge" else ""), "No answer."
-
-
-_KINDS: dict[str, Callable[[random.Random], Document]] = {
-    "statements": statements,
-    "conversation_piece": conversation_piece,
-    "question": question,
-    "graded_question": graded_question,
-    "graded_statement": graded_statement,
-}

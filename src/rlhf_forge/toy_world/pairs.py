@@ -8,10 +8,10 @@ from rlhf_forge.toy_world.language import draw_manners, respond
 
 KIND_ODDS = {
     "policy_like": 0.42,
-    "style": 0.08,
-    "mixed": 0.12,
-    "correctness": 0.13,
-    "bad_answer": 0.25,
+    "style": 0.25,
+    "mixed": 0.08,
+    "correctness": 0.08,
+    "bad_answer": 0.17,
 }
 POLICY_MISTAKES = 0.1
 """Share of wrong facts in responses such as a policy after SFT gives."""

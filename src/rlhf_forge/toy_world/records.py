@@ -16,7 +16,7 @@ from rlhf_forge.toy_world.questions import Question, Split, draw_question
 NUMBER = {
     ("demonstrations", "train"): 8000,
     ("demonstrations", "validation"): 800,
-    ("pairs", "train"): 4000,
+    ("pairs", "train"): 5120,
     ("pairs", "validation"): 1500,
     ("prompts", "train"): 4096,
     ("prompts", "validation"): 800,
