@@ -1,0 +1,261 @@
+"""What README.md and docs/ say, held against the code: tags, commands, configs, data lines."""
+
+import ast
+import functools
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_forge.data.detection import detect
+from rlhf_forge.data.formats import FORMATS
+from rlhf_forge.parsing import parsed_call
+from rlhf_forge.words import COMMANDS, STAGES
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "rlhf_forge"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+HELD_OUT = ("val", "test")
+TAG = re.compile(r"[a-z_]+/[a-z_]+")
+BLOCKS = re.MULTILINE | re.DOTALL
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```", BLOCKS)
+# A page that gives lines of a config names the file they go into first.
+NAMED_LINES = re.compile(r"^`(\w+\.yaml)`[^`]*?```yaml\n(.*?)```", BLOCKS)
+OURS = (["python", "-m", "rlhf_forge"], ["rlhf-forge"])
+# What a page may ask a person to type beside our own commands.
+OTHERS = {"pip", "pytest", "tensorboard", "hf", "mv", "curl", "git", "cd", "source", "echo", "cat"}
+OTHERS |= {"ruff", "mypy", "lint-imports", "export", "llm", "ls", "head"}
+# Lightning's command line still calls jsonargparse's instantiate by its old name.
+OLD_NAME = "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"
+
+
+def trees() -> dict[str, ast.Module]:
+    files = [p for folder in ("modules", "callbacks") for p in (SOURCE / folder).glob("*.py")]
+    return {path.stem: ast.parse(path.read_text()) for path in files}
+
+
+def calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", None) in names:
+            yield node
+
+
+def strings(tree: ast.AST) -> list[str]:
+    return [str(n.value) for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+
+
+def written_out(tree: ast.Module) -> set[str]:
+    """Tags that stand in the source as they are, docstrings and error texts left out."""
+    return {text for text in strings(tree) if TAG.fullmatch(text)}
+
+
+def put_together(tree: ast.Module, known: set[str]) -> set[str]:
+    """Tags that an f-string makes; the three ways there are, and no fourth."""
+    tags: set[str] = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.JoinedStr):
+            continue
+        text = ast.unparse(node)[2:-1]
+        if TAG.fullmatch(re.sub(r"\{.*?\}", "x", text)) is None:
+            continue
+        if match := re.fullmatch(r"\{name\}/([a-z_]+)", text):
+            tags |= {f"{name}/{match[1]}" for name in HELD_OUT}
+        elif text == "time/{phase}":
+            tags |= {f"time/{name}" for call in calls(tree, "timed") for name in strings(call)}
+        elif text.startswith("{name}/{tag.split("):
+            tags |= {f"{name}/{tag.split('/')[1]}" for name in HELD_OUT for tag in known}
+        else:
+            pytest.fail(f"a tag is put together in a way this test does not know: {text}")
+    return tags
+
+
+def held_out_in_ppo(tree: ast.Module) -> set[str]:
+    functions = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef))
+    [objective] = [f for f in functions if f.name == "objective_metrics"]
+    return {text for text in strings(objective) if TAG.fullmatch(text)}
+
+
+def logged_tags() -> set[str]:
+    found = trees()
+    known = held_out_in_ppo(found["ppo_metrics"])
+    return {t for tree in found.values() for t in written_out(tree) | put_together(tree, known)}
+
+
+def test_metrics_md_names_every_tag_that_is_logged_and_no_other() -> None:
+    rows = re.findall(r"^\| `(.+?)` \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    assert len(rows) == len(set(rows))
+    assert set(rows) == logged_tags()
+
+
+def test_there_are_fewer_than_50_tags() -> None:
+    assert len(logged_tags()) < 50
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    return [text for language, text in FENCED.findall(page.read_text()) if language in languages]
+
+
+def typed_lines(page: Path) -> Iterator[str]:
+    """Lines to type: those behind a $ where a block has any, else all."""
+    for block in blocks(page, "bash", "sh", "console"):
+        lines = block.replace("\\\n", " ").splitlines()
+        marked = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        yield from marked or [line for line in lines if line.strip()]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Each command of a line as words, without what is set before it or where output goes."""
+    for line in typed_lines(page):
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if word not in {";", "&&", "|", "||", "&"}:
+                words.append(word)
+                continue
+            cut = next((at for at, w in enumerate(words) if w in {"<", ">", ">>"}), len(words))
+            yield [w for at, w in enumerate(words[:cut]) if at or not re.match(r"[A-Z_]+=", w)]
+            words = []
+
+
+def our_commands() -> list[list[str]]:
+    """What stands behind ``python -m rlhf_forge``, on all pages, each once."""
+    found = []
+    for page in PAGES:
+        for words in commands(page):
+            for start in OURS:
+                if words[: len(start)] == start and words[len(start) :] not in found:
+                    found.append(words[len(start) :])
+    return found
+
+
+def all_commands() -> list[tuple[str, list[str]]]:
+    return [(page.name, words) for page in PAGES for words in commands(page) if words]
+
+
+@pytest.mark.parametrize(("page", "words"), all_commands())
+def test_a_page_asks_to_type_nothing_unknown(page: str, words: list[str]) -> None:
+    ours = any(words[: len(start)] == start for start in OURS)
+    if not ours and words[0] in {"python", "python3"}:
+        assert words[1] == "-m" or (ROOT / words[1]).is_file()
+    else:
+        assert ours or words[0] in OTHERS
+
+
+@pytest.mark.filterwarnings(OLD_NAME)
+@pytest.mark.parametrize("words", [w for w in our_commands() if w and w[0] not in STAGES])
+def test_a_command_on_a_page_parses(words: list[str]) -> None:
+    word, *rest = words
+    if word in {"--help", "-h"}:
+        return
+    assert word in COMMANDS
+    name = word.replace("-", "_")
+    function = getattr(import_module(f"rlhf_forge.commands.{name}"), name)
+
+    @functools.wraps(function)
+    def parsed(*args: Any, **settings: Any) -> int:
+        return 0
+
+    if "--help" not in rest:
+        assert parsed_call(parsed, rest, word) == 0
+    if word == "pipeline":
+        assert (ROOT / rest[0] / "ppo.yaml").is_file()
+
+
+def overlays(page: Path) -> Iterator[tuple[str, str]]:
+    """YAML blocks to write into a file, with the shipped config that each goes after."""
+    for block in blocks(page, "yaml"):
+        match = re.match(r"# after (\S+\.yaml)\n", block)
+        assert match is not None, f"{page.name}: a yaml block does not say what it goes after"
+        yield match[1], block
+
+
+def stage_lines() -> list[list[str]]:
+    return [words[1:] for words in our_commands() if words and words[0] in STAGES]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(OLD_NAME)
+@pytest.mark.parametrize("arguments", stage_lines())
+def test_a_training_command_on_a_page_parses(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlhf_forge.cli import parsed_stage
+
+    for page in PAGES:
+        for name, block in NAMED_LINES.findall(page.read_text()):
+            (tmp_path / name).write_text(block)
+    monkeypatch.chdir(tmp_path)
+    assert parsed_stage(arguments).stage_config.run
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(OLD_NAME)
+@pytest.mark.parametrize(("base", "block"), [o for page in PAGES for o in overlays(page)])
+def test_config_lines_on_a_page_fit_the_config_they_go_after(
+    base: str, block: str, tmp_path: Path
+) -> None:
+    from rlhf_forge.cli import parsed_stage
+
+    path = tmp_path / "lines.yaml"
+    path.write_text(block)
+    assert parsed_stage(["--config", base, "--config", str(path)]).stage_config.data
+
+
+def sections() -> dict[str, str]:
+    """Text under each format's heading."""
+    text = (ROOT / "docs" / "formats.md").read_text()
+    parts = re.split(r"^(#+) (.+)\n", text, flags=re.MULTILINE)
+    depths, names, bodies = parts[1::3], parts[2::3], parts[3::3]
+    return {
+        name: body
+        for depth, name, body in zip(depths, names, bodies, strict=True)
+        if depth == "###"
+    }
+
+
+def test_formats_md_has_a_section_for_every_format_and_no_other() -> None:
+    assert set(sections()) == {form.name for form in FORMATS}
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_the_examples_under_a_format_are_read_as_that_format(form: Any) -> None:
+    lines = [line for line in sections()[form.name].splitlines() if line.startswith("{")]
+    assert lines
+    for line in lines:
+        row = json.loads(line)
+        found = detect([row], "formats.md", kind=form.gives)
+        assert found.name == form.name
+        assert found.read(row, "formats.md:1").origin == "formats.md:1"
+
+
+def json_lines() -> list[tuple[str, str]]:
+    return [
+        (page.name, line)
+        for page in PAGES
+        for block in blocks(page, "json")
+        for line in block.splitlines()
+        if line.startswith("{")
+    ]
+
+
+@pytest.mark.parametrize(("page", "line"), json_lines())
+def test_a_line_of_data_on_a_page_is_a_record(page: str, line: str) -> None:
+    row = json.loads(line)
+    assert detect([row], page, kind="prompts").read(row, page).prompt is not None
+
+
+def links() -> list[tuple[str, str]]:
+    found = [(p, re.findall(r"\]\((?!https?:|#)([^)#]+)", p.read_text())) for p in PAGES]
+    return [(page.name, target) for page, targets in found for target in targets]
+
+
+@pytest.mark.parametrize(("page", "target"), links())
+def test_a_link_between_pages_leads_somewhere(page: str, target: str) -> None:
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    assert (folder / target).exists()
