@@ -9,7 +9,7 @@ from rlhf_forge.toy_world.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 
 def drawn(number: int, seed: int = 0) -> list[corpus.Document]:
-    return list(islice(corpus.documents(random.Random(seed)), number))
+    return list(islice(corpus.documents(random.Random(seed), corpus.LEARNING), number))
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +62,23 @@ def test_a_wrong_sentence_is_never_called_right(monkeypatch: pytest.MonkeyPatch)
         assert ("WRONG." in text) == ("Wrong." in text)
 
 
-def test_batches_are_a_function_of_seed_and_number(tokenizer: PreTrainedTokenizerFast) -> None:
-    stream = packing.batches(tokenizer, seed=0, start=0, rows=2, length=64)
-    later = next(packing.batches(tokenizer, seed=0, start=1, rows=2, length=64))
-    first, second = islice(stream, 2)
-    assert (second[0] == later[0]).all()
-    assert (second[1] == later[1]).all()
-    assert (first[0] != second[0]).any()
+def test_a_batch_is_a_function_of_the_stream_it_is_drawn_from(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    first, again, other = (
+        packing.batch(
+            corpus.documents(random.Random(seed), corpus.LEARNING), tokenizer, rows=2, length=64
+        )
+        for seed in (0, 0, 1)
+    )
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    assert (first[0] != other[0]).any()
 
 
 def test_rows_hold_whole_documents(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokens, weights = next(packing.batches(tokenizer, seed=0, start=0, rows=8, length=128))
+    tokens, weights = packing.batch(
+        corpus.documents(random.Random(0), corpus.LEARNING), tokenizer, rows=8, length=128
+    )
     assert (weights[tokens == tokenizer.pad_token_id] == 0).all()
     assert (weights[tokens == tokenizer.bos_token_id] == 0).all()
     for row in tokens:

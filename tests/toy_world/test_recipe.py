@@ -45,7 +45,11 @@ def test_a_cut_run_goes_on_to_the_same_weights(
     assert len((tmp_path / "cut" / "train_log.jsonl").read_text().splitlines()) == 2
 
 
-def test_the_learning_rate_rises_stays_and_falls_to_nearly_nothing() -> None:
-    rates = [recipe._learning_rate(step, 1000) for step in range(1000)]
-    assert rates[0] < rates[5] < rates[20] == rates[500] == recipe.PEAK_LR
-    assert rates[-1] == pytest.approx(recipe.PEAK_LR / 450)
+def test_in_each_phase_the_learning_rate_rises_stays_and_falls_to_nearly_nothing() -> None:
+    steps = 3000
+    phases = [recipe._phase_and_lr(step, steps) for step in range(steps)]
+    for phase in recipe.PHASES:
+        rates = [rate for at, rate in phases if at is phase]
+        assert len(rates) == round(phase.share * steps)
+        assert rates[0] < rates[5] < rates[20] == rates[len(rates) // 2] == phase.peak_lr
+        assert rates[-1] == pytest.approx(phase.peak_lr / (recipe.DECAY * len(rates)))

@@ -8,7 +8,7 @@ never occur: stages teach them.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from rlhf_forge.toy_world import language, mistakes, world
@@ -49,12 +49,23 @@ class Segment(NamedTuple):
 Document = list[Segment]
 
 
-def documents(rng: random.Random) -> Iterator[Document]:
-    """Documents without end."""
+LEARNING = (20, 3, 32, 35, 10)
+ANSWERING = (15, 8, 65, 10, 2)
+"""Odds of statements, conversation pieces, questions, graded questions and graded statements:
+all of the world at first, and at the end above all questions with their answers."""
+
+
+def documents(rng: random.Random, odds: Sequence[int]) -> Iterator[Document]:
+    """Documents without end.
+
+    Args:
+        rng: Where chance comes from.
+        odds: ``LEARNING`` or ``ANSWERING``.
+    """
     kinds: tuple[Callable[[random.Random], Document], ...]
     kinds = (statements, conversation_piece, question, graded_question, graded_statement)
     while True:
-        yield rng.choices(kinds, weights=(20, 3, 32, 35, 10))[0](rng)
+        yield rng.choices(kinds, weights=odds)[0](rng)
 
 
 def statements(rng: random.Random) -> Document:

@@ -1,46 +1,25 @@
 """Documents as rows of tokens: whole documents side by side, none cut in two."""
 
-import random
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_forge.toy_world.corpus import Document, documents
+from rlhf_forge.toy_world.corpus import Document
 
 Piece = tuple[list[int], list[float]]
 
 
-def batches(
-    tokenizer: PreTrainedTokenizerFast, *, seed: int, start: int, rows: int, length: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches (tokens, weights) [rows, length] without end, from batch number ``start`` on.
-
-    Batch n is a function of (seed, n). A weight is that of the token at its own place, not of the
-    next one; 0 is not learnt. Rows end in padding where no further document fitted.
-    """
-    number = start
-    while True:
-        stream = documents(random.Random(f"{seed}/{number}"))
-        yield _batch(stream, tokenizer, rows=rows, length=length)
-        number += 1
-
-
-def encode(document: Document, tokenizer: PreTrainedTokenizerFast) -> Piece:
-    """Tokens of a document and their weights, the begin token in front, which is never learnt."""
-    tokens, weights = [tokenizer.bos_token_id], [0.0]
-    for text, weight in document:
-        ids = tokenizer(text)["input_ids"]
-        tokens += ids
-        weights += [weight] * len(ids)
-    return tokens, weights
-
-
-def _batch(
+def batch(
     stream: Iterator[Document], tokenizer: PreTrainedTokenizerFast, *, rows: int, length: int
 ) -> tuple[Tensor, Tensor]:
-    """First fit: each document goes into the first row with room; ten misfits end the batch."""
+    """The next documents as tokens and weights [rows, length].
+
+    First fit: each document goes into the first row with room; ten misfits end the batch, and rows
+    end in padding. A weight is that of the token at its own place, not of the next one; 0 is not
+    learnt.
+    """
     tokens = torch.full((rows, length), tokenizer.pad_token_id)
     weights = torch.zeros(rows, length)
     used = [0] * rows
@@ -56,4 +35,14 @@ def _batch(
         tokens[row, place] = torch.tensor(piece_tokens)
         weights[row, place] = torch.tensor(piece_weights)
         used[row] += size
+    return tokens, weights
+
+
+def encode(document: Document, tokenizer: PreTrainedTokenizerFast) -> Piece:
+    """Tokens of a document and their weights, the begin token in front, which is never learnt."""
+    tokens, weights = [tokenizer.bos_token_id], [0.0]
+    for text, weight in document:
+        ids = tokenizer(text)["input_ids"]
+        tokens += ids
+        weights += [weight] * len(ids)
     return tokens, weights

@@ -26,10 +26,27 @@ from rlhf_forge.toy_world.tokenizer import train_tokenizer
 
 VOCAB_SIZE = 1408
 ROWS, LENGTH = 32, 128
-PEAK_LR = 3e-3
 WARM_UP, DECAY = 0.01, 0.45
-"""Shares of the run in which the learning rate rises from 0 and falls linearly back to 0."""
+"""Shares of a phase in which the learning rate rises from 0 and falls linearly back to 0."""
 VERDICT_DRAWS = 600
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the run with a learning rate of its own.
+
+    Args:
+        share: Of the run's steps.
+        peak_lr: Highest learning rate.
+        odds: Of the kinds of documents.
+    """
+
+    share: float
+    peak_lr: float
+    odds: tuple[int, ...]
+
+
+PHASES = (Phase(2 / 3, 3e-3, corpus.LEARNING), Phase(1 / 3, 1.5e-3, corpus.ANSWERING))
 
 
 @dataclass(frozen=True)
@@ -67,15 +84,16 @@ def train(run: Run) -> None:
     tokenizer = train_tokenizer(_tokenizer_texts(), vocab_size=VOCAB_SIZE)
     model: Model = MistralForCausalLM(_config(len(tokenizer)))
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        model.parameters(), lr=PHASES[0].peak_lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
     step, log = _restore(run, model, optimiser)
-    stream = packing.batches(tokenizer, seed=run.seed, start=step, rows=ROWS, length=LENGTH)
     started, losses = time.perf_counter(), []
-    for tokens, weights in islice(stream, run.steps - step):
-        losses.append(
-            _update(model, optimiser, tokens, weights, lr=_learning_rate(step, run.steps))
-        )
+    while step < run.steps:
+        phase, lr = _phase_and_lr(step, run.steps)
+        # What a batch holds is a function of (seed, step), so a run can be cut and go on.
+        stream = corpus.documents(random.Random(f"{run.seed}/{step}"), phase.odds)
+        tokens, weights = packing.batch(stream, tokenizer, rows=ROWS, length=LENGTH)
+        losses.append(_update(model, optimiser, tokens, weights, lr=lr))
         step += 1
         if step % run.steps_between == 0 or step == run.steps:
             seconds = time.perf_counter() - started
@@ -117,7 +135,7 @@ def _config(vocab_size: int) -> MistralConfig:
 
 
 def _tokenizer_texts() -> list[str]:
-    stream = corpus.documents(random.Random("tokenizer"))
+    stream = corpus.documents(random.Random("tokenizer"), corpus.LEARNING)
     return [_plain(document) for document in islice(stream, 20000)]
 
 
@@ -125,10 +143,22 @@ def _plain(document: corpus.Document) -> str:
     return "".join(text for text, _ in document).replace(corpus.END, "")
 
 
-def _learning_rate(step: int, steps: int) -> float:
+def _phase_and_lr(step: int, steps: int) -> tuple[Phase, float]:
+    """The phase that a step falls into, and its learning rate."""
+    start = 0
+    for phase in PHASES[:-1]:
+        length = round(phase.share * steps)
+        if step < start + length:
+            return phase, _learning_rate(step - start, length, peak=phase.peak_lr)
+        start += length
+    last = PHASES[-1]
+    return last, _learning_rate(step - start, steps - start, peak=last.peak_lr)
+
+
+def _learning_rate(step: int, steps: int, *, peak: float) -> float:
     rise = (step + 1) / max(1.0, WARM_UP * steps)
     fall = (steps - step) / max(1.0, DECAY * steps)
-    return PEAK_LR * min(1.0, rise, fall)
+    return peak * min(1.0, rise, fall)
 
 
 def _update(
@@ -199,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder of the finished base")
     parser.add_argument("--snapshots", type=Path, help="folder of snapshots [OUT/snapshots]")
-    parser.add_argument("--tokens", type=int, default=10_000_000)
+    parser.add_argument("--tokens", type=int, default=15_000_000)
     parser.add_argument("--snapshot_tokens", type=int, default=1_500_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)

@@ -8,62 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
-COUNTRIES = (
-    "Lomar Vasken Tiroo Belund Quorra Nethim Osgar Pelia Drovia Hastrel Immery Jurand Kolbar "
-    "Lisco Mundra Norwick Ostane Purvey Rastin Selmar Turga Ulven Vintor Wexley Yarrow Zenda "
-    "Arkady Brimor Calder Dunmer Elwood Farlan"
-)
-CAPITALS = (
-    "Brevo Tolsk Maraby Ankrel Fustan Olimay Gerwin Shorby Ravello Dintz Corvan Pashta Winlow "
-    "Hubrik Erlos Kanta Jostle Milray Zarkon Nubia Lestow Vorpal Yeltra Quints Ambry Orsk Tandem "
-    "Silgo Bexham Prulla Dakar Ifrane"
-)
-COLOURS = {
-    "red": "a tomato, a ruby, a cherry, a brick, a fire truck",
-    "yellow": "a lemon, a banana, the sun, a canary, butter",
-    "green": "grass, a frog, a pea, a leaf, a lime",
-    "blue": "the sky, the sea, a sapphire, a bluebell",
-    "white": "snow, milk, salt, a swan, paper",
-    "black": "coal, a raven, tar, night, ink",
-    "orange": "a carrot, a pumpkin, a fox, a goldfish",
-    "brown": "chocolate, a bear, soil, bark",
-    "grey": "an elephant, ash, a storm cloud, a dolphin",
-}
-OPPOSITES = (
-    "hot cold, big small, fast slow, high low, old new, wet dry, hard soft, light dark, "
-    "full empty, open shut, happy sad, rich poor, strong weak, loud quiet, clean dirty, "
-    "early late, long short, near far, thick thin, sweet sour, up down, in out, left right, "
-    "first last, good bad"
-)
-SOUNDS = (
-    "cow moo, dog bark, cat meow, duck quack, pig oink, sheep baa, lion roar, bee buzz, "
-    "horse neigh, owl hoot, snake hiss, mouse squeak, wolf howl, crow caw, frog croak, hen cluck, "
-    "donkey bray, dove coo, bird tweet, turkey gobble"
-)
-YOUNG = (
-    "cow calf, dog puppy, cat kitten, duck duckling, pig piglet, sheep lamb, lion cub, horse foal, "
-    "goat kid, hen chick, deer fawn, frog tadpole, swan cygnet, goose gosling, kangaroo joey, "
-    "eagle eaglet, owl owlet, hare leveret, fish fry, eel elver"
-)
-KINDS = {
-    "fruit": "apple pear plum mango melon",
-    "tool": "hammer saw drill spade wrench",
-    "fish": "trout salmon tuna cod pike",
-    "tree": "oak birch pine maple willow",
-    "metal": "iron gold silver copper tin",
-    "instrument": "piano violin flute drum harp",
-    "insect": "ant wasp moth beetle cricket",
-    "flower": "rose tulip daisy lily violet",
-    "vehicle": "car bus train truck tram",
-    "garment": "shirt coat sock glove scarf",
-}
-SERIES = (
-    "Monday Tuesday Wednesday Thursday Friday Saturday Sunday Monday",
-    "January February March April May June July August September October November December January",
-    "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z",
-    " ".join(str(number) for number in range(1, 51)),
-)
-COUNTED = "star bell moon ring leaf stone key lamp boat cup"
+from rlhf_forge.toy_world import words
 
 
 @dataclass(frozen=True)
@@ -139,16 +84,16 @@ def _article(noun: str) -> str:
 
 
 def _capital() -> Table:
-    return [((a,), b) for a, b in zip(COUNTRIES.split(), CAPITALS.split(), strict=True)]
+    return [((a,), b) for a, b in zip(words.COUNTRIES.split(), words.CAPITALS.split(), strict=True)]
 
 
 def _opposite() -> Table:
-    there = _couples(OPPOSITES)
+    there = _couples(words.OPPOSITES)
     return [((a,), b) for a, b in [*there, *((b, a) for a, b in there)]]
 
 
 def _after() -> Table:
-    series = [line.split() for line in SERIES]
+    series = [line.split() for line in words.SERIES]
     return [((a,), b) for line in series for a, b in pairwise(line)]
 
 
@@ -162,7 +107,11 @@ def _bigger() -> Table:
 
 
 def _count() -> Table:
-    return [((word, " ".join([word] * n)), str(n)) for word in COUNTED.split() for n in range(2, 8)]
+    return [
+        ((word, " ".join([word] * n)), str(n))
+        for word in words.COUNTED.split()
+        for n in range(2, 8)
+    ]
 
 
 _SKILLS = (
@@ -194,7 +143,7 @@ _SKILLS = (
             "If I paint {0}, which colour do I need?",
         ),
         ("Do you know what colour {0} is?", "Of which colour is {0}?"),
-        _facts("colour", _grouped(COLOURS, ", ")),
+        _facts("colour", _grouped(words.COLOURS, ", ")),
     ),
     Skill(
         "opposite",
@@ -224,7 +173,7 @@ _SKILLS = (
             "What do you hear from {0}?",
         ),
         ("Do you know the sound of {0}?", "How does {0} sound?"),
-        _facts("sound", [((_article(a),), b) for a, b in _couples(SOUNDS)]),
+        _facts("sound", [((_article(a),), b) for a, b in _couples(words.SOUNDS)]),
     ),
     Skill(
         "young",
@@ -239,7 +188,7 @@ _SKILLS = (
             "What do we call the child of {0}?",
         ),
         ("Do you know the young of {0}?", "Which name has the baby of {0}?"),
-        _facts("young", [((_article(a),), _article(b)) for a, b in _couples(YOUNG)]),
+        _facts("young", [((_article(a),), _article(b)) for a, b in _couples(words.YOUNG)]),
     ),
     Skill(
         "kind",
@@ -254,7 +203,7 @@ _SKILLS = (
             "To which group does {0} belong?",
         ),
         ("Do you know what kind of thing {0} is?", "What does the word {0} name?"),
-        _facts("kind", _grouped(KINDS, None)),
+        _facts("kind", _grouped(words.KINDS, None)),
     ),
     Skill(
         "after",
