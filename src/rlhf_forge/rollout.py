@@ -158,7 +158,8 @@ def score_rollout(
         rollout.entropy[rows, :width] = entropy
         rollout.ref_log_probs[rows, :width] = reference
         rollout.values[rows, :width] = values
-        rollout.scores[rows] = score(backbone, part, targets)
+        at_one = reference if temperature == 1.0 else None
+        rollout.scores[rows] = score(backbone, part, targets, ref_log_probs=at_one)
     return rollout
 
 

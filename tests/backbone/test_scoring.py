@@ -1,8 +1,13 @@
+from dataclasses import replace
+from pathlib import Path
+
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from rlhf_forge.backbone.scoring import row_ends, row_width, score, values_before
+from rlhf_forge.backbone.adapter_files import read_adapter, write_adapter
+from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.backbone.scoring import row_ends, row_width, score, surprise, values_before
 from tests import tiny
 
 LENGTHS = [9, 14, 6]
@@ -44,3 +49,50 @@ def test_a_row_ends_after_its_last_response_token_and_an_empty_one_after_its_fir
     assert row_ends(mask) == [5, 2, 1]
     assert row_width(mask) == 5
     assert row_width(mask[2:]) == 1
+
+
+def test_the_likelihood_feature_counts_only_what_the_reference_finds_implausible() -> None:
+    log_probs = torch.tensor([[0.0, -1.0, -2.0, -5.0], [-9.0, -3.0, -4.0, float("nan")]])
+    mask = torch.tensor([[True, True, True, True], [False, True, True, False]])
+    assert surprise(log_probs, mask).tolist() == [-3.0, -3.0]
+
+
+def with_likelihood(weight: float) -> Backbone:
+    backbone = tiny.open_tiny()
+    sft = tiny.random_weights(backbone, seed=0)
+    reward = tiny.random_weights(backbone, seed=1, head=True)
+    assert reward.head is not None
+    head = replace(reward.head, likelihood=weight)
+    backbone.add_role("reference", sft, trainable=False)
+    backbone.add_role("reward", replace(reward, head=head), trainable=True)
+    return backbone
+
+
+def test_with_the_likelihood_feature_a_score_is_the_heads_plus_its_weighted_share() -> None:
+    backbone = with_likelihood(0.5)
+    plain = score(tiny.four_roles(tiny.open_tiny()), TOKENS, MASK)
+    with backbone.using("reference"):
+        log_probs, _ = backbone.log_probs(TOKENS, MASK, temperature=1.0)
+    expected = plain + 0.5 * surprise(log_probs, MASK) / 2.0
+    assert_close(score(backbone, TOKENS, MASK), expected, atol=1e-5, rtol=0)
+    assert torch.equal(
+        score(backbone, TOKENS, MASK, ref_log_probs=log_probs), score(backbone, TOKENS, MASK)
+    )
+
+
+def test_the_weight_of_the_likelihood_feature_is_learnt_and_the_reference_is_not() -> None:
+    backbone = with_likelihood(0.5)
+    torch.autograd.backward(score(backbone, TOKENS, MASK).sum())
+    weight = backbone.head("reward").likelihood
+    assert weight is not None
+    assert weight.grad is not None
+    assert weight.grad != 0
+    assert all(p.grad is None for p in backbone.parameters_of("reference"))
+
+
+def test_the_likelihood_feature_survives_disk(tmp_path: Path) -> None:
+    backbone = with_likelihood(0.25)
+    write_adapter(backbone.weights_of("reward"), tmp_path, base="tiny")
+    head = read_adapter(tmp_path).head
+    assert head is not None
+    assert head.likelihood == 0.25

@@ -57,5 +57,5 @@ class ScalarHead(nn.Module):
     def weights(self) -> HeadWeights:
         """A copy on the CPU."""
         weight = self.weight.detach().cpu().clone()
-        likelihood = None if self.likelihood is None else float(self.likelihood)
+        likelihood = None if self.likelihood is None else self.likelihood.item()
         return HeadWeights(weight, float(self.mean), float(self.std), likelihood)

@@ -20,12 +20,21 @@ def score(
     mask: Bool[Tensor, "batch time"],
     *,
     role: str = "reward",
+    ref_log_probs: Float[Tensor, "batch time"] | None = None,
 ) -> Float[Tensor, "batch"]:
     """Normalised score of each row, read at its last response token.
 
     The one way from tokens to a score: reward training, PPO and the server call it. A row without
     a response token is read at its first token, which says nothing about any answer. If the role's
     head has the reference-likelihood feature on, the role ``reference`` must be there.
+
+    Args:
+        backbone: With the role.
+        tokens: Right-padded prompt and response.
+        mask: True on response tokens.
+        role: Whose head scores.
+        ref_log_probs: log π_ref of the response tokens at temperature 1, if they are at hand; the
+            feature is computed from them then.
     """
     with backbone.using(role):
         scalars = backbone.scalars(tokens)
@@ -35,12 +44,14 @@ def score(
     head = backbone.head(role)
     if head.likelihood is None:
         return scores
-    return scores + head.likelihood * surprise(backbone, tokens, mask) / head.std
+    if ref_log_probs is None:
+        with torch.no_grad(), backbone.using("reference"):
+            ref_log_probs, _ = backbone.log_probs(tokens, mask, temperature=1.0)
+    return scores + head.likelihood * surprise(ref_log_probs, mask) / head.std
 
 
-@torch.no_grad()
 def surprise(
-    backbone: Backbone, tokens: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]
+    ref_log_probs: Float[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]
 ) -> Float[Tensor, "batch"]:
     """The reference-likelihood feature: how implausible the reference finds a response, in nats.
 
@@ -49,9 +60,7 @@ def surprise(
     small reward model use what the reference knows, such as facts, without learning it from pairs.
     It is no measure of quality: a plausible lie passes, and a true rarity does not.
     """
-    with backbone.using("reference"):
-        log_probs, _ = backbone.log_probs(tokens, mask, temperature=1.0)
-    return torch.where(mask, (log_probs + PLAUSIBLE).clamp_max(0.0), 0.0).sum(-1)
+    return torch.where(mask, (ref_log_probs + PLAUSIBLE).clamp_max(0.0), 0.0).sum(-1)
 
 
 def values_before(

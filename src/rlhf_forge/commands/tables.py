@@ -25,7 +25,8 @@ def print_duel(result: dict[str, Any]) -> None:
     console.print(_models(result["models"]))
     win = result["win_rate"]
     console.print(
-        f"policy wins {win['value']:.1%} (95 %: {win['low']:.1%} to {win['high']:.1%}, n {win['n']})"
+        f"policy wins {win['value']:.1%} "
+        f"(95 %: {win['low']:.1%} to {win['high']:.1%}, n {win['n']})"
     )
 
 
