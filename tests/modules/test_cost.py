@@ -1,7 +1,6 @@
 """What is not computed: padding beyond a micro-batch, and logits where nothing is predicted."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
+from typing_extensions import override
 
-from rlhf_forge.backbone import backbone as backbone_module
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.backbone.scoring import score
 from rlhf_forge.data.module import PreferenceDataModule
+from rlhf_forge.functional.log_probs import chunked_log_probs
 from rlhf_forge.modules.ppo_update import accumulate
 from rlhf_forge.modules.settings import UpdateSettings
 from rlhf_forge.modules.sft import SFTModule
@@ -39,9 +39,9 @@ class Spent:
 
 
 @pytest.fixture
-def spent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spent]:
+def spent(monkeypatch: pytest.MonkeyPatch) -> Spent:
     found = Spent()
-    hidden, chunked = Backbone.hidden, backbone_module.chunked_log_probs
+    hidden = Backbone.hidden
 
     def counted_hidden(self: Backbone, tokens: Tensor) -> Tensor:
         found.forwards.append((tokens.shape[0], tokens.shape[1]))
@@ -50,11 +50,11 @@ def spent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spent]:
 
     def counted_chunked(states: Tensor, *args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
         found.logit_rows += len(states)
-        return chunked(states, *args, **settings)
+        return chunked_log_probs(states, *args, **settings)
 
     monkeypatch.setattr(Backbone, "hidden", counted_hidden)
-    monkeypatch.setattr(backbone_module, "chunked_log_probs", counted_chunked)
-    yield found
+    monkeypatch.setattr("rlhf_forge.backbone.backbone.chunked_log_probs", counted_chunked)
+    return found
 
 
 class Targets(Callback):
@@ -63,6 +63,7 @@ class Targets(Callback):
     def __init__(self) -> None:
         self.count = 0
 
+    @override
     def on_train_batch_start(self, *args: Any) -> None:
         self.count += int(args[2].targets.sum())
 
