@@ -5,12 +5,15 @@ import functools
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rlhf_forge.data.detection import detect
 from rlhf_forge.data.formats import FORMATS
@@ -19,13 +22,15 @@ from rlhf_forge.words import COMMANDS, STAGES
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "rlhf_forge"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "benchmarks" / "README.md"]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 HELD_OUT = ("val", "test")
 TAG = re.compile(r"[a-z_]+/[a-z_]+")
 BLOCKS = re.MULTILINE | re.DOTALL
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```", BLOCKS)
 # A page that gives lines of a config names the file they go into first.
 NAMED_LINES = re.compile(r"^`(\w+\.yaml)`[^`]*?```yaml\n(.*?)```", BLOCKS)
+ASSIGNED = re.compile(r"[A-Z_]+=")
 OURS = (["python", "-m", "rlhf_forge"], ["rlhf-forge"])
 # What a page may ask a person to type beside our own commands.
 OTHERS = {"pip", "pytest", "tensorboard", "hf", "mv", "curl", "git", "cd", "source", "echo", "cat"}
@@ -119,7 +124,7 @@ def commands(page: Path) -> Iterator[list[str]]:
                 words.append(word)
                 continue
             cut = next((at for at, w in enumerate(words) if w in {"<", ">", ">>"}), len(words))
-            yield [w for at, w in enumerate(words[:cut]) if at or not re.match(r"[A-Z_]+=", w)]
+            yield list(dropwhile(ASSIGNED.match, words[:cut]))
             words = []
 
 
@@ -250,12 +255,18 @@ def test_a_line_of_data_on_a_page_is_a_record(page: str, line: str) -> None:
     assert detect([row], page, kind="prompts").read(row, page).prompt is not None
 
 
-def links() -> list[tuple[str, str]]:
-    found = [(p, re.findall(r"\]\((?!https?:|#)([^)#]+)", p.read_text())) for p in PAGES]
-    return [(page.name, target) for page, targets in found for target in targets]
+def links() -> list[tuple[Path, str]]:
+    link = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+    return [(page, target) for page in PAGES for target in link.findall(page.read_text())]
 
 
-@pytest.mark.parametrize(("page", "target"), links())
-def test_a_link_between_pages_leads_somewhere(page: str, target: str) -> None:
-    folder = ROOT if page == "README.md" else ROOT / "docs"
-    assert (folder / target).exists()
+@pytest.mark.parametrize(("page", "target"), links(), ids=lambda v: getattr(v, "name", v))
+def test_a_link_between_pages_leads_somewhere(page: Path, target: str) -> None:
+    assert (page.parent / target).exists()
+
+
+def test_the_citation_names_the_version_of_the_package() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["version"] == package["version"]
+    assert f"## {package['version']}" in (ROOT / "CHANGELOG.md").read_text()
