@@ -270,3 +270,12 @@ def test_the_citation_names_the_version_of_the_package() -> None:
     package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert citation["version"] == package["version"]
     assert f"## {package['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_architecture_md_has_every_floor_in_its_place() -> None:
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    layers = package["tool"]["importlinter"]["contracts"][0]["layers"]
+    lines = (ROOT / "docs" / "architecture.md").read_text().partition("|---|---|---|\n")[2]
+    for line, layer in zip(lines.splitlines(), layers, strict=False):
+        named = re.findall(r"`(\w+)/?`", line.split("|")[1])
+        assert set(layer.split(" | ")) <= set(named)
