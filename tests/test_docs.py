@@ -25,7 +25,8 @@ SOURCE = ROOT / "src" / "rlhf_forge"
 PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "benchmarks" / "README.md"]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 HELD_OUT = ("val", "test")
-TAG = re.compile(r"[a-z_]+/[a-z_]+")
+# No tag is as short as the unit tokens/s.
+TAG = re.compile(r"[a-z_]+/[a-z_]{2,}")
 BLOCKS = re.MULTILINE | re.DOTALL
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```", BLOCKS)
 # A page that gives lines of a config names the file they go into first.
@@ -66,7 +67,7 @@ def put_together(tree: ast.Module, known: set[str]) -> set[str]:
         if not isinstance(node, ast.JoinedStr):
             continue
         text = ast.unparse(node)[2:-1]
-        if TAG.fullmatch(re.sub(r"\{.*?\}", "x", text)) is None:
+        if TAG.fullmatch(re.sub(r"\{.*?\}", "xx", text)) is None:
             continue
         if match := re.fullmatch(r"\{name\}/([a-z_]+)", text):
             tags |= {f"{name}/{match[1]}" for name in HELD_OUT}
