@@ -1,10 +1,15 @@
 """``python -m rlhf_forge``: Lightning's words go to the trainer, every other to a command."""
 
+import errno
+import shlex
 import sys
 from collections.abc import Sequence
 
 from rlhf_forge.errors import UserError
 from rlhf_forge.words import COMMANDS, STAGES, USAGE, nearest
+
+# A full disk, no permission, a read-only disk, a used-up quota: nothing for a traceback.
+FAULTS_OF_THE_DISK = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,13 +22,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        if error.hint is not None:
-            sys.stderr.write(f"hint: {error.hint}\n")
-        return 2
+        return _told(error)
+    except OSError as error:
+        if error.errno not in FAULTS_OF_THE_DISK:
+            raise
+        where = error.filename or "this disk"
+        return _told(UserError(f"{where}: cannot be written: {error.strerror}"))
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         return 130
+    except SystemExit as end:
+        # --help, --print_config
+        return end.code if isinstance(end.code, int) else 0
+
+
+def _told(error: UserError) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    if error.hint is not None:
+        sys.stderr.write(f"hint: {error.hint}\n")
+    return 2
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -32,18 +49,31 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     word, *rest = arguments
     if word in STAGES:
-        from rlhf_forge.cli import run_stage
-
-        run_stage(word, rest)
-        return 0
+        return _run_stage(word, rest)
     if word in COMMANDS:
         return _run_command(word, rest)
     if word.startswith("-"):
-        raise UserError(
-            f"{word}: the first word must be a command",
-            hint=f"for example: python -m rlhf_forge fit {' '.join(arguments[:2])}",
-        )
+        raise _no_command_first(arguments)
     raise UserError(f"no command {word!r}", hint=nearest(word, [*STAGES, *COMMANDS]))
+
+
+def _no_command_first(arguments: list[str]) -> UserError:
+    """The same words in the order that is understood."""
+    command = next((word for word in arguments if word in STAGES | COMMANDS), "fit")
+    rest = shlex.join(word for word in arguments if word != command)
+    return UserError(
+        f"{arguments[0]}: the first word must be a command",
+        hint=f"python -m rlhf_forge {command} {rest}",
+    )
+
+
+def _run_stage(word: str, rest: list[str]) -> int:
+    from rlhf_forge.cli import run_stage
+
+    cli = run_stage(word, rest)
+    if word == "fit":
+        cli.say_next()
+    return 0
 
 
 def _run_command(word: str, rest: list[str]) -> int:

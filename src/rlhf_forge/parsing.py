@@ -1,28 +1,70 @@
-"""Parsers that tell a mistake in one line, and name the nearest legal word."""
+"""Parsers that tell a mistake in one line: the key, the value got, the rule, the nearest name."""
 
+import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 from typing_extensions import override
 
 from rlhf_forge.errors import UserError
-from rlhf_forge.words import nearest
 
-# What jsonargparse says of a key it does not know, in its several voices.
-UNKNOWN_KEY = re.compile(
-    r"(?:Key|Option|Unrecognized arguments:|unrecognized arguments:|No action for key) "
-    r"[\"']?(?:--)?([\w.]+)"
+# How jsonargparse says that it does not know a key; the groups join to the key.
+UNKNOWN_KEY = (
+    re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'"),
+    re.compile(r"(?:Option|Key) [\"']([\w.]+)[\"'] is not (?:accepted|expected)"),
+    re.compile(r"unrecognized arguments: --([\w.]+)"),
+    re.compile(r"Subcommand '\w+' does not accept option '([\w.]+)'"),
 )
+WANTED_KEY = re.compile(r"arguments are required: ([\w.]+)|Key \"?([\w.]+)\"? is required")
+FAULTY_KEY = re.compile(r"Parser key \"([\w.]+)\"|argument (?:-\w/)?(?:--)?([\w.]+):")
+NO_VALUE = re.compile(r"expected (?:one|at least one) argument")
+WORD = re.compile(r"unrecognized arguments: ([^-\s]\S*)")
+EXPECTED = re.compile(r"Expected an? (?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])")
+GOT = re.compile(r"(?:Got value|Given value): (.*)")
+NO_CLASS = re.compile(r"given class_path '([\w.]+)'|Expected a dot import path string: (\S+)")
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "dict": "keys with values",
+    "list": "a list",
+    "NoneType": "null",
+}
+
+
+class ParserError(UserError):
+    """What a parser objects to.
+
+    Args:
+        key: The key as the parser calls it; "" for none.
+        fault: What is wrong with it.
+        near: The legal name most like what was given.
+    """
+
+    def __init__(self, key: str, fault: str, near: str | None = None) -> None:
+        super().__init__(
+            f"{key}: {fault}" if key else fault, hint=f"did you mean {near}?" if near else None
+        )
+        self.key, self.fault, self.near = key, fault, near
+
+    def under(self, key: str) -> "ParserError":
+        """The same, as the parser calls it that has the class with this mistake at ``key``."""
+        near = self.near and f"{key}.init_args.{self.near}"
+        return ParserError(f"{key}.init_args.{self.key}", self.fault, near)
 
 
 class TerseParser(ArgumentParser):
     """jsonargparse's parser with `UserError` in place of usage, noise and exit."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise mistake(message, known_keys(self)) from ex
+        raise mistake(message, ex, known_keys(self)) from ex
 
 
 def parsed_call(function: Callable[..., Any], arguments: Sequence[str], word: str) -> int | None:
@@ -50,36 +92,112 @@ def _take_several_words(parser: ArgumentParser) -> None:
 def known_keys(parser: ArgumentParser) -> list[str]:
     """All options of a parser, without the dashes."""
     options = (text for action in parser._actions for text in action.option_strings)
-    return [text.lstrip("-") for text in options]
+    return [text[2:] for text in options if text.startswith("--")]
 
 
-def mistake(message: str, known: Sequence[str]) -> UserError:
-    """The parser's message as one line, with the nearest key as its hint."""
-    text = innermost(message)
-    unknown = UNKNOWN_KEY.search(message)
-    if unknown is None:
-        return UserError(text)
-    leaf = unknown.group(1).rsplit(".", 1)[-1]
-    by_leaf = {key.rsplit(".", 1)[-1]: key for key in known}
-    hint = nearest(leaf, by_leaf)
-    if hint is not None:
-        leaf_found = hint.removeprefix("did you mean ").removesuffix("?")
-        hint = f"did you mean {by_leaf[leaf_found]}?"
-    return UserError(text, hint=hint)
+def mistake(message: str, ex: Exception | None, known: Sequence[str]) -> UserError:
+    """What a parser's message says, in one line.
+
+    Args:
+        message: jsonargparse's.
+        ex: What it was raised from. If a parser within found the fault, it stands in the chain.
+        known: Keys that are legal here, and names of classes.
+    """
+    within = next((e for e in _chain(ex) if isinstance(e, UserError)), None)
+    faulty = _first(FAULTY_KEY, message)
+    if isinstance(within, ParserError):
+        found = within.under(faulty) if faulty else within
+        return found if found.near else ParserError(found.key, found.fault, _near(found.key, known))
+    if within is not None:
+        return within
+    return _unknown(message, known) or _of_key(message, faulty, known)
 
 
-def innermost(message: str) -> str:
-    """The line of a nested message that names the fault, without the types tried around it."""
+def nearest_key(key: str, known: Iterable[str]) -> str | None:
+    """The known key most like ``key``: one of its own place, else one of the same last name."""
+    parent, _, leaf = key.rpartition(".")
+    places = [(k, *k.rpartition(".")[::2]) for k in known]
+    beside = {name: k for k, place, name in places if place == parent}
+    anywhere = {name: k for k, _, name in reversed(places)}
+    for names, cutoff in ((beside, 0.6), (anywhere, 0.75)):
+        close = difflib.get_close_matches(leaf, names, n=1, cutoff=cutoff)
+        if close:
+            return names[close[0]]
+    return None
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The exception that all others in the chain were raised from."""
+    return list(_chain(error))[-1]
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, cut to its first line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _near(key: str, known: Sequence[str]) -> str | None:
+    return None if key in known else nearest_key(key, known)
+
+
+def _unknown(message: str, known: Sequence[str]) -> ParserError | None:
+    """The mistake, if it is a key or a word that is not known."""
+    for pattern in UNKNOWN_KEY:
+        match = pattern.search(message)
+        if match is not None:
+            key = ".".join(match.groups())
+            return ParserError(key, "no such key", nearest_key(key, known))
+    word = _first(WORD, message)
+    if word is not None:
+        is_config = word.endswith((".yaml", ".yml"))
+        return ParserError(
+            "", f"{word!r}: not an option", f"--config {word}" if is_config else None
+        )
+    return None
+
+
+def _of_key(message: str, faulty: str | None, known: Sequence[str]) -> ParserError:
+    """The mistake in the value of a key."""
+    wanted = _first(WANTED_KEY, message)
+    if wanted is not None:
+        return ParserError(wanted, "needed, and not given")
+    name = _first(NO_CLASS, message)
+    if name is not None:
+        near = difflib.get_close_matches(name.rpartition(".")[2], known, n=1)
+        return ParserError(
+            f"{faulty}.class_path", f"no such class: {name}", near[0] if near else None
+        )
+    got = _first(GOT, message)
+    if NO_VALUE.search(message):
+        return ParserError(faulty or "", "needs a value behind it")
+    wanted_kind = _expected(message)
+    if wanted_kind is None or got is None:
+        return ParserError(faulty or "", _last_line(message))
+    return ParserError(faulty or "", f"must be {wanted_kind}, got {got}")
+
+
+def _expected(message: str) -> str | None:
+    """What a value must be, in words."""
+    kinds = []
+    for kind, literal in EXPECTED.findall(message):
+        choices = re.findall(r"'(\w+)'", literal)
+        kinds.append(f"one of {', '.join(choices)}" if choices else KINDS.get(kind, kind))
+    return " or ".join(dict.fromkeys(kinds)) or None
+
+
+def _last_line(message: str) -> str:
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
-    noise = (
-        "Expected a NoneType",
-        "Given value type",
-        "Does not validate against any",
-        "Problem with",
-    )
-    useful = [line for line in lines if not line.startswith(noise)] or lines
-    key = re.search(r'[Kk]ey "([\w.]+)"', message)
-    text = useful[-1] if useful else message
-    if key is not None and key.group(1) not in text:
-        text = f"{key.group(1)}: {text}"
-    return text
+    told = [line for line in lines if not line.startswith(("Given value", "Parser key"))]
+    text = (told or lines or [message])[-1]
+    return re.sub(r"^argument [^:]*: ", "", text)
+
+
+def _first(pattern: re.Pattern[str], text: str) -> str | None:
+    match = pattern.search(text)
+    return None if match is None else next((group for group in match.groups() if group), None)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

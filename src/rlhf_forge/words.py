@@ -6,7 +6,7 @@ from collections.abc import Iterable
 STAGES = {
     "fit": "train one stage: SFT, reward model or PPO",
     "validate": "held-out metrics of a trained stage",
-    "test": "the same on the test split",
+    "test": "the same, logged as test/*",
     "predict": "write responses or scores as JSON lines",
 }
 COMMANDS = {

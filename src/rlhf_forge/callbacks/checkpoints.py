@@ -11,8 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from rlhf_forge.errors import UserError
+from rlhf_forge.run_folder import LAST
 
-LAST = "last.ckpt"
+FINGERPRINT = "forge_fingerprint"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -64,12 +65,19 @@ class IterationCheckpoint(Callback):
 
     Args:
         every: Iterations between checkpoints.
+        fingerprint: Of config, seed, parents and data; the checkpoint holds it.
     """
 
-    def __init__(self, every: int = 50) -> None:
+    def __init__(self, every: int = 50, fingerprint: str = "") -> None:
         if every < 1:
             raise ValueError(f"every must be 1 or more, got {every}")
-        self.every = every
+        self.every, self.fingerprint = every, fingerprint
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[FINGERPRINT] = self.fingerprint
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -85,6 +93,15 @@ class IterationCheckpoint(Callback):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.save_checkpoint(_folder(trainer) / LAST)
+
+
+def fingerprint_in(path: Path) -> str:
+    """What the run that wrote a checkpoint depended on; "" if the checkpoint does not say.
+
+    Raises:
+        UserError: If there is no whole checkpoint.
+    """
+    return str(AtomicCheckpointIO().load_checkpoint(path).get(FINGERPRINT, ""))
 
 
 def _folder(trainer: Trainer) -> Path:

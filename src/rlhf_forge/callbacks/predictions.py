@@ -1,12 +1,13 @@
 """What ``predict`` writes."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
+
+PREDICTIONS = "predictions.jsonl"
 
 
 class PredictionWriter(Callback):
@@ -14,7 +15,7 @@ class PredictionWriter(Callback):
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.path = Path(trainer.default_root_dir) / "predictions.jsonl"
+        self.path = Path(trainer.default_root_dir) / PREDICTIONS
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text("")
 
@@ -28,7 +29,3 @@ class PredictionWriter(Callback):
     ) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in outputs)
-
-    @override
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        sys.stderr.write(f"predictions: {self.path}\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_forge.errors import UserError
+from rlhf_forge.run_folder import LOGS, last_checkpoint
 
 ORDER = ("sft", "reward", "ppo")
 TIMES = "seconds.json"
@@ -21,8 +22,9 @@ def pipeline(
 ) -> None:
     """Train every stage whose config lies in a folder, evaluate, export and print a table.
 
-    A stage that is finished, with the same config, seed, parents and data, is not run again. If
-    any of these changed it runs into a fresh folder and the old one is kept beside it.
+    A stage that is finished, with the same config, seed, parents and data, is not run again, and
+    one that was stopped goes on from its last checkpoint. If any of these changed it runs into a
+    fresh folder and the old one is kept beside it.
 
     Args:
         folder: Folder of configs, one a stage; and evaluate.yaml, if the judge is to be named.
@@ -47,7 +49,7 @@ def pipeline(
 
 def _stages(place: Path, overrides: list[str]) -> dict[str, list[str]]:
     """The command line of each stage, in the order of training."""
-    from rlhf_forge.cli import stage_of
+    from rlhf_forge.stage_config import stage_of
 
     found: dict[str, list[str]] = {}
     for path in sorted(place.glob("*.yaml")):
@@ -64,33 +66,31 @@ def _stages(place: Path, overrides: list[str]) -> dict[str, list[str]]:
 
 def _run(stage: str, arguments: list[str], name: str) -> float:
     """Train one stage unless it is finished; its seconds."""
-    from rlhf_forge.artefact import read_manifest
-    from rlhf_forge.cli import LOGS, parsed_stage, run_stage
+    from rlhf_forge.artefact import MANIFEST, read_manifest
+    from rlhf_forge.callbacks.checkpoints import fingerprint_in
+    from rlhf_forge.cli import parsed_stage, run_stage
 
-    folder = LOGS / name / stage
-    fingerprint = parsed_stage(arguments).fingerprint
-    artefact = folder / "artefact"
-    if artefact.is_dir() and read_manifest(artefact).fingerprint == fingerprint:
-        sys.stderr.write(f"{stage}: finished before, not run again ({artefact})\n")
-        return float(json.loads((folder / TIMES).read_text())["seconds"])
-    _set_aside(folder)
+    parsed = parsed_stage(arguments)
+    folder, artefact, last = parsed.folder, parsed.folder / "artefact", last_checkpoint(name, stage)
+    times = folder / TIMES
+    if (artefact / MANIFEST).is_file():
+        if read_manifest(artefact).fingerprint == parsed.fingerprint:
+            sys.stderr.write(f"{stage}: finished before, not run again ({artefact})\n")
+            return _seconds_in(times)
+    elif last.is_file() and fingerprint_in(last) == parsed.fingerprint:
+        sys.stderr.write(f"{stage}: goes on from {last}\n")
+        arguments = [*arguments, "--ckpt_path", str(last)]
     sys.stderr.write(f"\n{stage}\n")
     started = time.perf_counter()
     run_stage("fit", arguments)
     seconds = time.perf_counter() - started
-    (folder / TIMES).write_text(json.dumps({"seconds": seconds}))
+    times.write_text(json.dumps({"seconds": seconds}))
     return seconds
 
 
-def _set_aside(folder: Path) -> None:
-    """Keep what an earlier config left, under the next free number."""
-    if not folder.exists():
-        return
-    number = 1
-    while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
-    folder.rename(kept)
-    sys.stderr.write(f"{folder}: what was there is kept as {kept}\n")
+def _seconds_in(path: Path) -> float:
+    """Seconds that the stage took; 0 if it was not run by a pipeline."""
+    return float(json.loads(path.read_text())["seconds"]) if path.is_file() else 0.0
 
 
 def _finish(
@@ -103,7 +103,6 @@ def _finish(
     """Evaluate, export, write summary.json, print the table and what to type next."""
     import resource
 
-    from rlhf_forge.cli import LOGS
     from rlhf_forge.commands.evaluation_of_run import evaluator_of
     from rlhf_forge.commands.tables import print_summary
 

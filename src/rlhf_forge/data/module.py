@@ -96,13 +96,16 @@ class PreferenceDataModule(LightningDataModule):
         if hasattr(self, "train"):
             return
         self.template = load_template(self.tokenizer_name, self.chat_template)
-        loaded = self._load(self.path, self.split)
+        sources = [self._load(self.path, self.split)]
         if self.validation is not None or is_function(self.path):
-            held_out = self._load(self.validation or self.path, self.validation_split).examples
+            sources.append(self._load(self.validation or self.path, self.validation_split))
+            loaded, held_out = sources[0], sources[1].examples
         else:
-            loaded, held_out = split_held_out(loaded, self.validation_fraction)
+            loaded, held_out = split_held_out(sources[0], self.validation_fraction)
         self.train, self.held_out = loaded, held_out[: self.validation_limit]
-        show([f"data: {len(loaded.examples)} to train on, {len(self.held_out)} held out"])
+        if stage == "fit":
+            show([line for source in sources for line in source.summary(self.template, self.kind)])
+            show([f"data: {len(loaded.examples)} to train on, {len(self.held_out)} held out"])
 
     def fingerprint(self) -> str:
         """SHA-256 over the tokens that are trained on, in order; after `setup`."""
@@ -172,7 +175,7 @@ class PreferenceDataModule(LightningDataModule):
         }
 
     def _load(self, path: str, split: str) -> Loaded:
-        loaded = load_examples(
+        return load_examples(
             path,
             self.template,
             split=split,
@@ -182,8 +185,6 @@ class PreferenceDataModule(LightningDataModule):
             bad_records=self.bad_records,
             seed=self.seed,
         )
-        show(loaded.summary(self.template, self.kind))
-        return loaded
 
 
 class Positioned(Dataset[tuple[int, Example]]):

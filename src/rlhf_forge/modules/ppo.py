@@ -53,7 +53,12 @@ from rlhf_forge.modules.roles import (
     open_backbone,
     template_of,
 )
-from rlhf_forge.modules.settings import ObjectiveSettings, RolloutSettings, UpdateSettings
+from rlhf_forge.modules.settings import (
+    ObjectiveSettings,
+    RolloutSettings,
+    UpdateSettings,
+    require_positive,
+)
 from rlhf_forge.rollout import Experience, Plan, Rollout, minibatches, plan_updates, score_rollout
 
 
@@ -94,6 +99,7 @@ class PPOModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        require_positive(total_iterations=total_iterations)
         self.automatic_optimization = False
         self.strict_loading = False
         self.backbone_config = backbone

@@ -29,7 +29,7 @@ from rlhf_forge.modules.roles import (
     read_parent,
     template_of,
 )
-from rlhf_forge.modules.settings import OptimizerSettings
+from rlhf_forge.modules.settings import OptimizerSettings, require_positive
 
 # A nat of surprise starts as half a unit of score: Adam moves a single number slowly.
 LIKELIHOOD_START = 0.5
@@ -77,6 +77,11 @@ class RewardModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        require_positive(
+            total_steps=total_steps,
+            micro_batch_tokens=micro_batch_tokens,
+            calibration_samples=calibration_samples,
+        )
         self.automatic_optimization = False
         self.strict_loading = False
         self.backbone_config = backbone

@@ -114,13 +114,31 @@ class UpdateSettings:
     def __post_init__(self) -> None:
         for name in ("ppo_epochs", "minibatch_size", "micro_batch_tokens"):
             _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
-        for name in ("learning_rate", "value_learning_rate", "clip_range", "value_clip_range"):
+        for name in (
+            "learning_rate",
+            "value_learning_rate",
+            "clip_range",
+            "value_clip_range",
+            "max_grad_norm",
+        ):
             _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
+        for name in ("warmup_iterations", "value_coef"):
+            _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
         for name in ("gamma", "gae_lambda"):
             _require(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
         _require(
             self.target_kl is None or self.target_kl > 0, "target_kl", "above 0", self.target_kl
         )
+
+
+def require_positive(**settings: int) -> None:
+    """Refuse counts below 1.
+
+    Raises:
+        ValueError: Naming the first.
+    """
+    for name, got in settings.items():
+        _require(got >= 1, name, "1 or more", got)
 
 
 def _require(holds: bool, name: str, rule: str, got: object) -> None:

@@ -21,7 +21,7 @@ from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_ten
 from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
 from rlhf_forge.modules.responses import held_out_answers
 from rlhf_forge.modules.roles import data_of, expected_of, open_backbone, template_of
-from rlhf_forge.modules.settings import OptimizerSettings
+from rlhf_forge.modules.settings import OptimizerSettings, require_positive
 
 
 class SFTModule(LightningModule):
@@ -54,6 +54,7 @@ class SFTModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        require_positive(total_steps=total_steps, micro_batch_tokens=micro_batch_tokens)
         self.automatic_optimization = False
         self.strict_loading = False
         self.backbone_config = backbone

@@ -1,0 +1,26 @@
+"""The config that a run was trained with, for reading and for doing it again."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from typing_extensions import override
+
+
+class ConfigWriter(SaveConfigCallback):
+    """Writes ``config.yaml`` into the stage's folder, whatever logger there is.
+
+    Without the checkpoint that the run went on from: a run from this config begins at the start.
+    """
+
+    def __init__(self, parser: Any, config: Any) -> None:
+        whole = config.clone()
+        whole.ckpt_path = None
+        super().__init__(parser, whole, overwrite=True, save_to_log_dir=False)
+
+    @override
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        path = Path(trainer.default_root_dir) / self.config_filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)

@@ -1,0 +1,22 @@
+"""How every run is set up, unless its config says otherwise."""
+
+from typing import Any
+
+from rlhf_forge.callbacks.predictions import PredictionWriter
+from rlhf_forge.callbacks.progress import ForgeProgressBar
+from rlhf_forge.callbacks.reward_metrics import RewardMetrics
+from rlhf_forge.callbacks.samples import SampleWriter
+
+
+def trainer_defaults() -> dict[str, Any]:
+    """Arguments of the Trainer; the callbacks are added to those of the config."""
+    return {
+        "precision": "32-true",
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        "use_distributed_sampler": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "check_val_every_n_epoch": None,
+        "callbacks": [ForgeProgressBar(), PredictionWriter(), RewardMetrics(), SampleWriter()],
+    }

@@ -1,0 +1,105 @@
+"""The parser of a stage: mistakes in one line, and a help that begins with our keys."""
+
+import dataclasses
+import inspect
+import re
+from argparse import Action
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from jsonargparse import DefaultHelpFormatter
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from typing_extensions import override
+
+from rlhf_forge.parsing import known_keys, mistake
+from rlhf_forge.stage_config import STAGE_CLASSES, class_at
+from rlhf_forge.words import STAGES
+
+TITLES = {
+    "data": "Data",
+    "model": "The stage: class_path is SFTModule, RewardModule or PPOModule",
+    "trainer": "Lightning's Trainer; length, precision and folder of a run are not set here",
+}
+MODEL_HELP = "--model.help CLASS lists the keys of one, which go under --model.init_args."
+
+
+class StageHelp(DefaultHelpFormatter):
+    """Without the pages of subclasses that the environment happens to hold."""
+
+    @override
+    def _get_help_string(self, action: Action) -> str:
+        told = super()._get_help_string(action)
+        return re.sub(r", known subclasses: [^)]*", "", told)
+
+    @override
+    def _format_action(self, action: Action) -> str:
+        is_listing = any(text.endswith(".help") for text in action.option_strings)
+        return "" if is_listing else super()._format_action(action)
+
+
+class StageParser(LightningArgumentParser):
+    """Lightning's parser with `UserError` in place of usage and exit."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **{"formatter_class": StageHelp, **options})
+
+    @override
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        known = known_keys(self)
+        if "run" in known:  # the whole parser, not that of a class within
+            known = [*known, *STAGE_CLASSES, *model_keys()]
+        raise mistake(message, ex, known) from ex
+
+
+def add_run_arguments(parser: LightningArgumentParser, word: str) -> None:
+    """Add the keys of a run as a whole; ``word`` stands in the usage."""
+    parser.description = STAGES.get(word, "")
+    parser.usage = f"python -m rlhf_forge {word} --config FILE [--KEY VALUE ...]"
+    parser.add_argument(
+        "--run", type=str, default="default", help="name of the run: lightning_logs/<run>"
+    )
+    parser.add_argument("--seed_everything", type=int, default=0, help="seed of training")
+    parser.add_argument(
+        "--checkpoint_every", type=int, default=50, help="iterations between checkpoints"
+    )
+    parser.add_argument(
+        "--ckpt_path",
+        type=str | None,
+        default=None,
+        help="checkpoint to go on from, or to use; last: the one the run wrote last",
+    )
+
+
+def add_class_arguments(
+    parser: LightningArgumentParser, data: Callable[..., Any], defaults: dict[str, Any]
+) -> None:
+    """Add the keys of the data, the model and the Trainer.
+
+    Args:
+        parser: Of a stage.
+        data: The data module.
+        defaults: Of the Trainer.
+    """
+    parser.add_lightning_class_args(data, "data")
+    parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+    parser.add_lightning_class_args(Trainer, "trainer")
+    for key, title in TITLES.items():
+        assert parser.groups is not None
+        parser.groups[key].title = title
+    next(action for action in parser._actions if action.dest == "model").help = MODEL_HELP
+    parser.set_defaults({f"trainer.{key}": value for key, value in defaults.items()})
+
+
+def model_keys() -> list[str]:
+    """All keys that a stage's module takes."""
+    places = (_keys_of(class_at(name), "model.init_args") for name in STAGE_CLASSES)
+    return list(dict.fromkeys(key for keys in places for key in keys))
+
+
+def _keys_of(kind: Callable[..., Any], place: str) -> Iterator[str]:
+    for name, parameter in inspect.signature(kind).parameters.items():
+        yield f"{place}.{name}"
+        annotation = parameter.annotation
+        if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+            yield from _keys_of(annotation, f"{place}.{name}")
