@@ -35,7 +35,10 @@ def test_a_package_folder_lies_in_the_package() -> None:
 @pytest.mark.parametrize(
     "name", ["nowhere", "/no/such/folder", "./base", "../base", "a/b/c", "--x/y", "", "base/"]
 )
-def test_what_is_neither_a_folder_nor_a_hub_name_is_refused(name: str) -> None:
+def test_what_is_neither_a_folder_nor_a_hub_name_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     error = refusal(name)
     assert "no such folder, and not a hub name" in str(error)
     assert error.hint is not None
