@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so 
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -23,3 +24,21 @@ def seed_and_default_dtype() -> Iterator[None]:
     dtype = torch.get_default_dtype()
     yield
     torch.set_default_dtype(dtype)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with base, data and configs, and the working folder of the test."""
+    from tests import tiny_project  # late: most tests need no model library
+
+    monkeypatch.chdir(tmp_path)
+    return tiny_project.write_project(tmp_path)
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, with a run ``x`` that has been through all stages."""
+    from tests import tiny_project
+
+    monkeypatch.chdir(tmp_path)
+    return tiny_project.copy_trained(tmp_path)

@@ -32,12 +32,7 @@ from rlhf_forge.functional.masking import whiten
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_tensors
 from rlhf_forge.modules.checks import require_unit_ratio, require_zero_kl
-from rlhf_forge.modules.optimisation import (
-    adamw,
-    apply_gradients,
-    drop_gradients,
-    step_scheduler,
-)
+from rlhf_forge.modules.optimisation import adamw, apply_gradients, drop_gradients, step_scheduler
 from rlhf_forge.modules.ppo_metrics import (
     iteration_metrics,
     objective_metrics,
@@ -46,13 +41,7 @@ from rlhf_forge.modules.ppo_metrics import (
 )
 from rlhf_forge.modules.ppo_update import UpdateStats, accumulate
 from rlhf_forge.modules.responses import HELD_OUT, held_out_answers, sample
-from rlhf_forge.modules.roles import (
-    add_ppo_roles,
-    data_of,
-    expected_of,
-    open_backbone,
-    template_of,
-)
+from rlhf_forge.modules.roles import add_ppo_roles, data_of, expected_of, open_backbone, template_of
 from rlhf_forge.modules.settings import (
     ObjectiveSettings,
     RolloutSettings,
