@@ -1,9 +1,6 @@
 """``fit``, ``validate``, ``test`` and ``predict``: Lightning's command line, set up for RLHF."""
 
-import logging
-import os
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -20,11 +17,11 @@ from typing_extensions import override
 from rlhf_forge.callbacks.artefact_writer import ArtefactWriter
 from rlhf_forge.callbacks.checkpoints import AtomicCheckpointIO, IterationCheckpoint
 from rlhf_forge.callbacks.config_writer import ConfigWriter
-from rlhf_forge.callbacks.defaults import trainer_defaults
+from rlhf_forge.callbacks.defaults import quiet, trainer_defaults
 from rlhf_forge.callbacks.predictions import PREDICTIONS
 from rlhf_forge.data.module import PreferenceDataModule
 from rlhf_forge.errors import UserError
-from rlhf_forge.fingerprint import fingerprint_of
+from rlhf_forge.fingerprint import fingerprint_of, has_finished
 from rlhf_forge.parsing import first_line
 from rlhf_forge.run_folder import find_checkpoint, last_checkpoint, set_aside, stage_folder
 from rlhf_forge.stage_config import (
@@ -157,6 +154,8 @@ class ForgeCLI(LightningCLI):
             UserError: For a mistake that shows only now.
         """
         if self.word == "fit":
+            if self.finished_before():
+                return
             self.before_fit()
         try:
             found = getattr(self.trainer, self.word)(
@@ -175,6 +174,15 @@ class ForgeCLI(LightningCLI):
             self._say_how_to_go_on()
             raise KeyboardInterrupt from None
         self.say(found)
+
+    def finished_before(self) -> bool:
+        """Whether the run that is to go on from its last checkpoint is at its end; says so."""
+        artefact = self.folder / "artefact"
+        own = str(last_checkpoint(self.config.run, self.stage))
+        if self.config.ckpt_path != own or not has_finished(artefact, self.fingerprint):
+            return False
+        sys.stderr.write(f"{self.stage}: finished before, not run again ({artefact})\n")
+        return True
 
     def before_fit(self) -> None:
         """Keep what is there, and add the callbacks that need the parsed config."""
@@ -268,7 +276,7 @@ def parsed_stage(arguments: Sequence[str]) -> ParsedStage:
 
 def _options(arguments: Sequence[str]) -> dict[str, Any]:
     """What LightningCLI is set up with; the stages' names are known afterwards."""
-    _quiet()
+    quiet()
     for module in STAGE_CLASSES.values():
         import_module(module)
     return {
@@ -282,15 +290,3 @@ def _options(arguments: Sequence[str]) -> dict[str, Any]:
         "save_config_callback": ConfigWriter,
         "trainer_defaults": trainer_defaults(),
     }
-
-
-def _quiet() -> None:
-    """Nothing on the screen that a person cannot act on."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"lightning\..*")
-    warnings.filterwarnings("ignore", module=r"torch\.utils\.data\..*")

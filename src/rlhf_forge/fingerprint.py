@@ -6,7 +6,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
-from rlhf_forge.artefact import MANIFEST
+from rlhf_forge.artefact import MANIFEST, read_manifest
 from rlhf_forge.backbone.loading import content_fingerprint
 from rlhf_forge.hub import PACKAGE_PREFIX, base_folder
 
@@ -37,6 +37,15 @@ def fingerprint_of(config: Mapping[str, Any]) -> str:
     ]
     text = json.dumps([kept, contents], sort_keys=True, default=str)
     return sha256(text.encode()).hexdigest()
+
+
+def has_finished(artefact: Path, fingerprint: str) -> bool:
+    """Whether a stage with this fingerprint has left its artefact.
+
+    Raises:
+        UserError: If the manifest there is broken.
+    """
+    return (artefact / MANIFEST).is_file() and read_manifest(artefact).fingerprint == fingerprint
 
 
 def _base(name: str) -> str:

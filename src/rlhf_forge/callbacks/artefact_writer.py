@@ -11,7 +11,9 @@ from typing_extensions import override
 from rlhf_forge.artefact import Golden, Manifest, write_manifest
 from rlhf_forge.backbone.adapter_files import write_adapter
 from rlhf_forge.card import write_card
+from rlhf_forge.errors import UserError
 from rlhf_forge.modules.goldens import golden_rows, golden_values, setup_name
+from rlhf_forge.modules.reward import RewardModule
 from rlhf_forge.modules.roles import data_of
 
 NUM_GOLDEN = 8
@@ -26,12 +28,38 @@ class ArtefactWriter(Callback):
 
     def __init__(self, fingerprint: str) -> None:
         self.fingerprint = fingerprint
+        self.trained = False
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.trained = True
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.interrupted or not trainer.is_global_zero:
+        if trainer.interrupted:
             return
-        write_artefact(pl_module, Path(trainer.default_root_dir) / "artefact", self.fingerprint)
+        if not self.trained:
+            _require_whole_run(trainer)
+        # Here and not when training ends: a run killed after its last step trains no more.
+        if isinstance(pl_module, RewardModule):
+            pl_module.calibrate()
+        if trainer.is_global_zero:
+            write_artefact(pl_module, Path(trainer.default_root_dir) / "artefact", self.fingerprint)
+
+
+def _require_whole_run(trainer: Trainer) -> None:
+    """Refuse a checkpoint of a finished run that was shorter than this one.
+
+    Raises:
+        UserError: Lightning would train nothing, and the artefact would be that of the other run.
+    """
+    done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+    wanted = trainer.limit_train_batches
+    if done < wanted:
+        raise UserError(
+            f"ckpt_path: that run ended after {done} steps, so it does not go on to {wanted}",
+            hint="start a new run of that length",
+        )
 
 
 def write_artefact(module: Any, folder: Path, fingerprint: str) -> None:

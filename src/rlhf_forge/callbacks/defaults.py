@@ -1,5 +1,8 @@
 """How every run is set up, unless its config says otherwise."""
 
+import logging
+import os
+import warnings
 from typing import Any
 
 from rlhf_forge.callbacks.predictions import PredictionWriter
@@ -20,3 +23,15 @@ def trainer_defaults() -> dict[str, Any]:
         "check_val_every_n_epoch": None,
         "callbacks": [ForgeProgressBar(), PredictionWriter(), RewardMetrics(), SampleWriter()],
     }
+
+
+def quiet() -> None:
+    """Nothing on the screen that a person cannot act on."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    warnings.filterwarnings("ignore", module=r"torch\.utils\.data\..*")

@@ -66,18 +66,17 @@ def _stages(place: Path, overrides: list[str]) -> dict[str, list[str]]:
 
 def _run(stage: str, arguments: list[str], name: str) -> float:
     """Train one stage unless it is finished; its seconds."""
-    from rlhf_forge.artefact import MANIFEST, read_manifest
     from rlhf_forge.callbacks.checkpoints import fingerprint_in
     from rlhf_forge.cli import parsed_stage, run_stage
+    from rlhf_forge.fingerprint import has_finished
 
     parsed = parsed_stage(arguments)
     folder, artefact, last = parsed.folder, parsed.folder / "artefact", last_checkpoint(name, stage)
     times = folder / TIMES
-    if (artefact / MANIFEST).is_file():
-        if read_manifest(artefact).fingerprint == parsed.fingerprint:
-            sys.stderr.write(f"{stage}: finished before, not run again ({artefact})\n")
-            return _seconds_in(times)
-    elif last.is_file() and fingerprint_in(last) == parsed.fingerprint:
+    if has_finished(artefact, parsed.fingerprint):
+        sys.stderr.write(f"{stage}: finished before, not run again ({artefact})\n")
+        return _seconds_in(times)
+    if last.is_file() and fingerprint_in(last) == parsed.fingerprint:
         sys.stderr.write(f"{stage}: goes on from {last}\n")
         arguments = [*arguments, "--ckpt_path", str(last)]
     sys.stderr.write(f"\n{stage}\n")

@@ -162,10 +162,6 @@ class RewardModule(LightningModule):
         rows = zip(held_out["chosen"].tolist(), held_out["rejected"].tolist(), strict=True)
         return [{"chosen_score": chosen, "rejected_score": rejected} for chosen, rejected in rows]
 
-    @override
-    def on_train_end(self) -> None:
-        self.calibrate()
-
     def calibrate(self) -> None:
         """Centre and scale the scores on responses of the SFT policy to held-out prompts."""
         records = [example.record for example in data_of(self).held_out][: self.calibration_samples]

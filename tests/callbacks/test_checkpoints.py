@@ -1,0 +1,201 @@
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from rlhf_forge.__main__ import main
+from rlhf_forge.callbacks.checkpoints import AtomicCheckpointIO, IterationCheckpoint, fingerprint_in
+from rlhf_forge.errors import UserError
+from rlhf_forge.modules.sft import SFTModule
+from tests.tiny_project import QUIET, told
+
+pytestmark = QUIET
+SMALL: dict[str, Any] = {"step": 1}
+BIG: dict[str, Any] = {"step": 2, "weights": torch.zeros(100_000)}
+
+
+class ManySteps(LightningModule):
+    """Takes ``steps`` optimiser steps in each batch, as PPO takes many in an iteration."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.steps = steps
+
+    @override
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        for _ in range(self.steps):
+            optimizer.step()
+
+    @override
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Noted(AtomicCheckpointIO):
+    """Notes at which iteration it was asked to save."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.iterations: list[int] = []
+
+    @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        self.iterations.append(progress["total"]["processed"])
+
+
+@contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    """The kernel refuses to let any file grow beyond ``size`` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 12])
+def test_checkpoints_count_iterations_however_many_optimiser_steps_these_take(
+    steps: int, tmp_path: Path
+) -> None:
+    noted = Noted()
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        callbacks=[IterationCheckpoint(3)],
+        plugins=[noted],
+    )
+    trainer.fit(ManySteps(steps), DataLoader(range(10)))  # type: ignore[arg-type]
+    assert noted.iterations == [3, 6, 9, 10]
+
+
+def test_an_interval_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 or more"):
+        IterationCheckpoint(0)
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint(BIG, path)
+    assert torch.equal(AtomicCheckpointIO().load_checkpoint(path)["weights"], BIG["weights"])
+    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("when", ["writing", "syncing"])
+def test_a_full_disk_leaves_the_checkpoint_before_and_no_litter(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    io = AtomicCheckpointIO()
+    io.save_checkpoint(SMALL, path)
+    if when == "writing":
+        with no_file_above(50_000), pytest.raises(UserError) as caught:
+            io.save_checkpoint(BIG, path)
+    else:
+
+        def full(_: int) -> NoReturn:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(UserError) as caught:
+            io.save_checkpoint(BIG, path)
+        assert "No space left on device" in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: cannot be written (")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200 + len(str(path))
+    assert io.load_checkpoint(path) == SMALL
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_full_disk_in_the_middle_of_a_run_is_one_line(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = Path("lightning_logs/x/sft/checkpoints/last.ckpt")
+    step = SFTModule.training_step
+    kept: list[bytes] = []
+
+    def fill_the_disk(self: SFTModule, batch: Any, batch_idx: int) -> None:
+        step(self, batch, batch_idx)
+        if batch_idx == 1:
+            kept.append(last.read_bytes())
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept[0]) // 2, hard))
+
+    monkeypatch.setattr(SFTModule, "training_step", fill_the_disk)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        error, hint = told(["fit", "--config", "sft.yaml", "--checkpoint_every", "1"], capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.startswith(f"{last}: cannot be written (")
+    assert "the checkpoint before this one is untouched" in hint
+    assert last.read_bytes() == kept[0]
+    assert AtomicCheckpointIO().load_checkpoint(last)["global_step"] == 1
+    assert [p.name for p in last.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_the_folder_for_temporary_files_plays_no_role(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tempfile
+
+    monkeypatch.setenv("TMPDIR", "/nowhere/at/all")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("a checkpoint was written elsewhere first")
+
+    for name in ("mkstemp", "mkdtemp", "NamedTemporaryFile", "TemporaryDirectory"):
+        monkeypatch.setattr(tempfile, name, refuse)
+    assert main(["fit", "--config", "sft.yaml"]) == 0
+    assert Path("lightning_logs/x/sft/checkpoints/last.ckpt").is_file()
+
+
+def test_litter_of_a_killed_run_is_cleared(trained: Path) -> None:
+    litter = Path("lightning_logs/x/sft/checkpoints/last.ckpt.tmp-1")
+    litter.write_bytes(b"half")
+    Path("lightning_logs/x/sft/artefact/forge.json").unlink()
+    assert main(["fit", "--config", "sft.yaml", "--ckpt_path", "last"]) == 0
+    assert not litter.exists()
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+def test_a_checkpoint_is_plain_and_holds_no_weight_of_the_base(stage: str, trained: Path) -> None:
+    path = Path(f"lightning_logs/x/{stage}/checkpoints/last.ckpt")
+    state = torch.load(path, weights_only=True)["state_dict"]
+    roles = {"sft": {"policy"}, "reward": {"reward"}, "ppo": {"policy", "value"}}[stage]
+    assert state
+    assert all(any(role in name for role in roles) for name in state), sorted(state)
+    base = Path("base/model.safetensors").stat().st_size
+    held = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    assert held < base / 10
+
+
+def test_a_checkpoint_says_what_its_run_depended_on(trained: Path) -> None:
+    from rlhf_forge.artefact import read_manifest
+
+    folder = Path("lightning_logs/x/sft")
+    fingerprint = fingerprint_in(folder / "checkpoints" / "last.ckpt")
+    assert fingerprint == read_manifest(folder / "artefact").fingerprint
