@@ -241,7 +241,7 @@ class ParsedStage(ForgeCLI):
     def module(self) -> Any:
         """The stage's module, without weights."""
         with one_line(self.config.as_dict()):
-            return self.parser.instantiate_classes(self.config).model
+            return self.parser.instantiate(self.config).model
 
     def data(self) -> PreferenceDataModule:
         """The stage's data, read and tokenized."""

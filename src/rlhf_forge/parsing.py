@@ -77,7 +77,7 @@ def parsed_call(function: Callable[..., Any], arguments: Sequence[str], word: st
     parser.add_function_arguments(function, as_positional=True, fail_untyped=True)
     _take_several_words(parser)
     parsed = parser.parse_args(list(arguments))
-    status: int | None = function(**parser.instantiate_classes(parsed).as_dict())
+    status: int | None = function(**parser.instantiate(parsed).as_dict())
     return status
 
 

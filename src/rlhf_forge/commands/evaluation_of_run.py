@@ -11,19 +11,22 @@ def settings_of(place: Path) -> EvaluationSettings:
     """What ``evaluate.yaml`` in the folder says, or the defaults.
 
     Raises:
-        UserError: If a key is unknown or of the wrong type.
+        UserError: If a key is unknown or of the wrong type, or a function is not there.
     """
+    from rlhf_forge.evaluation.judges import load_function
     from rlhf_forge.parsing import TerseParser
+    from rlhf_forge.stage_config import read_config
 
     parser = TerseParser()
     parser.add_class_arguments(EvaluationSettings, "evaluate")
     path = place / "evaluate.yaml"
     if not path.is_file():
         return EvaluationSettings()
-    import yaml
-
-    parsed = parser.parse_object({"evaluate": yaml.safe_load(path.read_text()) or {}})
-    settings: EvaluationSettings = parser.instantiate_classes(parsed).evaluate
+    parsed = parser.parse_object({"evaluate": read_config(path)})
+    settings: EvaluationSettings = parser.instantiate(parsed).evaluate
+    for function in (settings.judge, settings.annotator):
+        if function is not None:
+            load_function(function)
     return settings
 
 

@@ -42,6 +42,7 @@ def pipeline(
     if precision is not None:
         overrides += ["--model.init_args.backbone.precision", precision]
     stages = _stages(place, overrides)
+    _look_ahead(place, stages)
     seconds = {stage: _run(stage, arguments, name) for stage, arguments in stages.items()}
     _finish(place, name, stages, seconds, {"seed": seed, "data_seed": data_seed})
     sys.stderr.write(f"all: {time.perf_counter() - started:.0f} s\n")
@@ -62,6 +63,22 @@ def _stages(place: Path, overrides: list[str]) -> dict[str, list[str]]:
     if not found:
         raise UserError(f"pipeline: no stage config in {place}")
     return {stage: found[stage] for stage in ORDER if stage in found}
+
+
+def _look_ahead(place: Path, stages: dict[str, list[str]]) -> None:
+    """Find the mistakes in all configs, and data that is not there, before the first stage runs."""
+    from rlhf_forge.cli import parsed_stage
+    from rlhf_forge.commands.evaluation_of_run import settings_of
+    from rlhf_forge.data.sources import is_function, read_rows
+
+    settings_of(place)
+    for arguments in stages.values():
+        parsed = parsed_stage(arguments)
+        parsed.module()
+        data = parsed.config.data
+        for path, split in ((data.path, data.split), (data.validation, data.validation_split)):
+            if path is not None and not is_function(path):
+                next(read_rows(path, split=split, seed=data.seed))
 
 
 def _run(stage: str, arguments: list[str], name: str) -> float:

@@ -1,0 +1,171 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_forge.__main__ import main
+from rlhf_forge.artefact import read_manifest
+from tests.tiny_project import PAIRS, QUIET, STAGES, told, write_pairs
+
+pytestmark = QUIET
+ROOT = Path("lightning_logs/p")
+PIPELINE = ["pipeline", ".", "--run", "p"]
+MODEL = {"gold", "gold_se", "accuracy", "accuracy_greedy", "kl", "length", "eos", "n"}
+
+
+def artefacts() -> dict[str, int]:
+    return {
+        stage: (ROOT / stage / "artefact" / "forge.json").stat().st_mtime_ns for stage in STAGES
+    }
+
+
+def summary() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "summary.json").read_text())
+    return found
+
+
+def test_all_stages_run_in_their_order_and_the_summary_says_what_came_of_it(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*PIPELINE, "--seed", "3", "--data_seed", "4"]) == 0
+    out, err = capsys.readouterr()
+    places = [err.index(f"\n{stage}\ndata: ") for stage in STAGES]
+    assert places == sorted(places)
+    assert err.count("held out") == len(STAGES), "the evaluation prints the data once more"
+    assert "next: python -m rlhf_forge fit" not in err
+    assert f"next: python -m rlhf_forge chat {ROOT}/ppo/artefact" in err
+    assert "PPO over SFT" in out
+    found = summary()
+    assert (found["seed"], found["data_seed"]) == (3, 4)
+    assert found["models"].keys() == {"base", "sft", "ppo"}
+    assert all(row.keys() == MODEL for row in found["models"].values())
+    assert found["gain"].keys() == {"gold", "se"}
+    assert found["win_rate"].keys() == {"ppo_vs_sft", "low", "high"}
+    assert found["reward"]["mixed"].keys() == {"accuracy", "low", "high", "ceiling", "n"}
+    assert found["seconds"].keys() == {"sft", "reward", "ppo", "evaluate"}
+    assert all(seconds > 0 for seconds in found["seconds"].values())
+    assert found["peak_rss_mib"] > 100
+    parents = read_manifest(ROOT / "ppo" / "artefact").parents
+    made = {s: read_manifest(ROOT / s / "artefact").fingerprint for s in ("sft", "reward")}
+    assert parents == made
+
+
+def test_a_finished_stage_is_not_run_again(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(PIPELINE) == 0
+    first, times, before = summary(), summary()["seconds"], artefacts()
+    capsys.readouterr()
+    assert main(PIPELINE) == 0
+    err = capsys.readouterr().err
+    assert artefacts() == before
+    assert err.count("finished before, not run again") == len(STAGES)
+    assert summary()["models"] == first["models"]
+    assert all(summary()["seconds"][stage] == times[stage] for stage in STAGES)
+
+
+def change_the_data(project: Path) -> list[str]:
+    write_pairs(project / "pairs.jsonl", PAIRS[:-2])
+    return PIPELINE
+
+
+def change_the_config(project: Path) -> list[str]:
+    path = project / "ppo.yaml"
+    path.write_text(path.read_text().replace("total_iterations: 2", "total_iterations: 1"))
+    return PIPELINE
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (lambda _: [*PIPELINE, "--seed", "1"], set(STAGES)),
+        (lambda _: [*PIPELINE, "--data_seed", "1"], set(STAGES)),
+        (lambda _: [*PIPELINE, "--precision", "bf16"], set(STAGES)),
+        (change_the_data, set(STAGES)),
+        (change_the_config, {"ppo"}),
+    ],
+)
+def test_what_changed_runs_again_into_a_fresh_folder_and_the_old_one_is_kept(
+    change: Any, again: set[str], project: Path
+) -> None:
+    assert main(PIPELINE) == 0
+    before = artefacts()
+    assert main(change(project)) == 0
+    after = artefacts()
+    assert {stage for stage in STAGES if after[stage] != before[stage]} == again
+    for stage in again:
+        kept = ROOT / f"{stage}.1" / "artefact" / "forge.json"
+        assert kept.stat().st_mtime_ns == before[stage]
+
+
+def test_a_stage_that_was_stopped_goes_on_from_its_checkpoint(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rlhf_forge.callbacks.checkpoints import IterationCheckpoint
+
+    class KilledError(Exception):
+        pass
+
+    def die(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IterationCheckpoint, "on_train_end", die)
+        text = (project / "sft.yaml").read_text()
+        (project / "sft.yaml").write_text(f"{text}checkpoint_every: 1\n")
+        with pytest.raises(KilledError):
+            main(PIPELINE)
+    assert main(PIPELINE) == 0
+    assert f"sft: goes on from {ROOT}/sft/checkpoints/last.ckpt" in capsys.readouterr().err
+    assert not (ROOT / "sft.1").exists()
+
+
+def test_without_all_three_stages_nothing_is_evaluated(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "ppo.yaml").unlink()
+    (project / "reward.yaml").unlink()
+    assert main(PIPELINE) == 0
+    assert "no evaluation: . lacks one of sft, reward, ppo" in capsys.readouterr().err
+    assert not (ROOT / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "error"),
+    [
+        ("ppo.yaml", "pairs.jsonl", "nowhere.jsonl", "data.path: no such file: nowhere.jsonl"),
+        ("ppo.yaml", "minibatch_size: 4", "minibatch_size: 0", "minibatch_size must be 1 or more"),
+        ("ppo.yaml", "max_new_tokens", "max_new_tokns", "rollout.max_new_tokns: no such key"),
+        ("evaluate.yaml", "", "nmber: 3", "evaluate.nmber: no such key"),
+        ("evaluate.yaml", "", "judge: nowhere:score", "no function nowhere:score"),
+        ("evaluate.yaml", "", "judge: [", "evaluate.yaml:1:9: not YAML"),
+    ],
+)
+def test_a_mistake_in_the_last_stage_is_found_before_the_first_one_runs(
+    name: str,
+    old: str,
+    new: str,
+    error: str,
+    project: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = project / name
+    path.write_text(path.read_text().replace(old, new) if old else new)
+    assert error in told(PIPELINE, capsys)[0]
+    assert not ROOT.exists()
+
+
+def test_mistakes_in_the_folder_are_one_line(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told(["pipeline", "nowhere"], capsys)[0] == "pipeline: no such folder: nowhere"
+    (project / "empty").mkdir()
+    assert told(["pipeline", "empty"], capsys)[0] == "pipeline: no stage config in empty"
+    assert told([*PIPELINE, "--sed", "3"], capsys) == ("sed: no such key", "did you mean seed?")
+    (project / "two.yaml").write_text((project / "sft.yaml").read_text())
+    assert "two.yaml: a second config of stage sft" in told(PIPELINE, capsys)[0]
+    (project / "two.yaml").write_text("model: {class_path: nowhere.Module}\n")
+    assert told(PIPELINE, capsys)[0] == "model.class_path: no such class: nowhere.Module"
+    (project / "two.yaml").write_text("model: [\n")
+    assert told(PIPELINE, capsys)[0].startswith("two.yaml:2:1: not YAML")

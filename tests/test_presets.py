@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from rlhf_forge.errors import UserError
+from rlhf_forge.presets import config_folders, find_config, find_config_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with two configs of its own, and the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs" / "mine").mkdir(parents=True)
+    (tmp_path / "configs" / "sft.yaml").write_text("run: a\n")
+    (tmp_path / "configs" / "mine" / "ppo.yaml").write_text("run: b\n")
+    return tmp_path
+
+
+def test_a_file_is_itself_before_a_shipped_one_of_that_name(folder: Path) -> None:
+    assert find_config("sft.yaml") == Path("configs/sft.yaml")
+    (folder / "sft.yaml").write_text("run: c\n")
+    assert find_config("sft.yaml") == Path("sft.yaml")
+    assert find_config("configs/sft.yaml") == Path("configs/sft.yaml")
+
+
+def test_a_bare_name_with_its_folder_is_found(folder: Path) -> None:
+    assert find_config("mine/ppo.yaml") == Path("configs/mine/ppo.yaml")
+
+
+def test_a_miss_lists_what_exists_and_names_the_nearest(folder: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        find_config("mine/pppo.yaml")
+    assert "mine/ppo.yaml, " in str(caught.value)
+    assert caught.value.hint == "did you mean mine/ppo.yaml?"
+
+
+def test_a_folder_is_found_with_and_without_configs_before_it(folder: Path) -> None:
+    for name in ("mine", "mine/", "configs/mine", "configs/mine/"):
+        assert find_config_folder(name).resolve() == (folder / "configs" / "mine").resolve()
+    assert find_config_folder(str(folder)) == folder
+
+
+def test_a_missing_folder_is_refused_with_one_that_exists(folder: Path) -> None:
+    with pytest.raises(UserError, match="no such folder: quikstart") as caught:
+        find_config_folder("quikstart")
+    assert caught.value.hint is not None
+
+
+def test_the_projects_own_configs_come_first() -> None:
+    assert config_folders()[0] == Path("configs")
