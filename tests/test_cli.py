@@ -1,6 +1,8 @@
 """What Lightning's words do here: where runs land, how they go on, what is kept."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 
 from rlhf_forge.__main__ import main
 from rlhf_forge.cli import parsed_stage
+from tests.backbone.test_bitsandbytes_guard import AVX512_BF16_CPU, FAKE_KERNELS
 from tests.tiny_project import QUIET, STAGES, told
 
 pytestmark = QUIET
@@ -106,6 +109,8 @@ def test_a_run_killed_behind_its_last_step_still_ends_with_the_same_artefact(
     assert after.golden == before.golden
     assert (after.reward_mean, after.reward_std) == (before.reward_mean, before.reward_std)
     assert (after.reward_std != 1.0) == (stage == "reward")
+    config = yaml.safe_load(Path(f"lightning_logs/x/{stage}/config.yaml").read_text())
+    assert config["ckpt_path"] is None, "a run from this config would train nothing"
 
 
 def test_a_finished_run_is_not_run_again(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -317,3 +322,18 @@ def test_a_plugin_of_the_config_is_kept_beside_ours(project: Path) -> None:
     )
     assert main([*FIT, "--config", "more.yaml"]) == 0
     assert LAST.is_file()
+
+
+@pytest.mark.slow  # a fresh interpreter that trains
+def test_no_stage_lets_a_kernel_of_the_hub_be_fetched(project: Path) -> None:
+    Path("kernels.py").write_text(FAKE_KERNELS)
+    code = (
+        f"import sys\nsys.path.insert(0, {str(project)!r})\n{AVX512_BF16_CPU}\n"
+        "from rlhf_forge.__main__ import main\n"
+        f"sys.exit(main({FIT!r}))"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "ASKED" in result.stdout, "bitsandbytes was never imported: the test shows nothing"
+    assert "CALLED" not in result.stdout

@@ -9,7 +9,8 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
-from transformers import get_scheduler
+
+from rlhf_forge.backbone.bitsandbytes_guard import import_peft
 
 
 def adamw(
@@ -29,6 +30,9 @@ def adamw(
         total_steps: Scheduler steps of the whole run.
         eps: Adam's.
     """
+    import_peft()  # transformers' schedules import it; unguarded that may run a kernel of the hub
+    from transformers import get_scheduler
+
     optimizer = AdamW(
         [{"params": list(p), "lr": lr, "name": name} for name, (p, lr) in groups.items()],
         eps=eps,
