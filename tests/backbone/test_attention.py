@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import DynamicCache, MistralForCausalLM, PreTrainedModel
 
-from rlhf_forge.backbone.attention import PLAIN, attention_for, plain_attention
+from rlhf_forge.backbone.attention import PLAIN, attention_for, cache_argument, plain_attention
 from tests import tiny
 
 MODULE = nn.Module()
@@ -59,7 +59,7 @@ def test_one_new_token_on_a_cache_computes_what_stock_attention_does(stock: str)
                     tokens[:, columns],
                     attention_mask=mask[:, : columns.stop],
                     position_ids=positions[:, columns],
-                    past_key_values=cache,
+                    **cache_argument(model, cache),
                 )
             results.append(out.logits[:, -1])
     assert_close(results[:3], results[3:], atol=1e-5, rtol=1e-5)

@@ -5,6 +5,7 @@ products are faster with gradients and no slower without (`benchmarks/`). Groupe
 their keys by a view, where the usual code copies keys and values once per query head.
 """
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -72,3 +73,12 @@ def attention_for(device: torch.device) -> str:
     AttentionInterface.register(PLAIN, plain_attention)
     AttentionMaskInterface.register(PLAIN, eager_mask)
     return PLAIN
+
+
+def cache_argument(model: nn.Module, cache: Any) -> dict[str, Any]:
+    """``cache`` under the name by which the model's forward takes it.
+
+    transformers 5.24 calls it cache and warns of past_key_values, its name before.
+    """
+    named = "cache" in signature(model.forward).parameters
+    return {"cache" if named else "past_key_values": cache}

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from rlhf_forge.backbone.adapted_linear import AdaptedLinear, Selection, fresh_pair
 from rlhf_forge.backbone.adapter_files import AdapterWeights
+from rlhf_forge.backbone.attention import cache_argument
 from rlhf_forge.backbone.config import LoraSpec
 from rlhf_forge.backbone.frozen_linear import product
 from rlhf_forge.backbone.scalar_head import HeadWeights, ScalarHead
@@ -216,8 +217,8 @@ class Backbone(nn.Module):
             input_ids=tokens,
             attention_mask=attention_mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
+            **cache_argument(self.model.model, cache),
         )
         return product(out.last_hidden_state[:, -1], self.model.lm_head.weight).float()
 
