@@ -9,7 +9,6 @@ token included. What a token was predicted from stands one to its left, and only
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -17,9 +16,7 @@ from torch import Tensor
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.scoring import row_width, score, values_before
 from rlhf_forge.data.collate import micro_batches
-
-# Distinguishes the shuffling of minibatches from every other use of the run's seed.
-SHUFFLE_STREAM = 1
+from rlhf_forge.randomness import generator
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def plan_updates(
         )
     plan: Plan = []
     for epoch in range(epochs):
-        order = np.random.default_rng([seed, SHUFFLE_STREAM, iteration, epoch]).permutation(count)
+        order = generator(seed, "shuffle", iteration, epoch).permutation(count)
         chunks = order.reshape(-1, minibatch_size).tolist()
         plan.append([_cut(rows, lengths, max_tokens) for rows in chunks])
     return plan

@@ -9,9 +9,7 @@ from torch.utils.data import Sampler
 from typing_extensions import override
 
 from rlhf_forge.errors import UserError
-
-# Sets the order of the data apart from every other use of the same seed.
-ORDER_STREAM = 2
+from rlhf_forge.randomness import generator
 
 
 class Stream(Sampler[list[tuple[int, int]]]):
@@ -65,4 +63,4 @@ class Stream(Sampler[list[tuple[int, int]]]):
 
 @lru_cache(maxsize=4)
 def _permutation(seed: int, round_number: int, size: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, ORDER_STREAM, round_number]).permutation(size)
+    return generator(seed, "order", round_number).permutation(size)

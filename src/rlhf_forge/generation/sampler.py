@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rlhf_forge.randomness import generator
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -46,7 +48,7 @@ def uniform_draws(keys: Sequence[Sequence[int]], length: int) -> Float[np.ndarra
         keys: One key a row, such as (seed, iteration, global row): non-negative integers.
         length: How many numbers a row may need.
     """
-    rows = [np.random.default_rng(list(key)).random(length) for key in keys]
+    rows = [generator(seed, "sample", *numbers).random(length) for seed, *numbers in keys]
     return np.stack(rows) if rows else np.empty((0, length))
 
 
