@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlhf_forge.errors import UserError
-from rlhf_forge.modules.checks import require_unit_ratio, require_zero_kl
+from rlhf_forge.modules.checks import require_unit_ratio, require_zero_kl, warn_if_cutting_pays
 from rlhf_forge.rollout import Rollout, score_rollout
 from tests import tiny
 
@@ -53,3 +53,21 @@ def test_any_other_first_ratio_is_refused_with_its_causes(
         require_unit_ratio(ratio_max, approx_kl)
     assert "\n" not in str(caught.value)
     assert caught.value.hint is not None
+
+
+SCORES = torch.tensor([-2.0, 0.0, 1.0, 2.0, 9.0])
+CUT = torch.tensor([True, True, True, True, False])
+
+
+def test_a_penalty_milder_than_the_lower_quartile_of_scores_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"scores -0\.4, .* below -0\.5"):
+        warn_if_cutting_pays(SCORES, CUT, penalty=0.4)
+
+
+def test_a_penalty_below_the_lower_quartile_is_not_warned_of(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    warn_if_cutting_pays(SCORES, CUT, penalty=0.6)
+    warn_if_cutting_pays(SCORES, torch.ones(5).bool(), penalty=0.0)
+    warn_if_cutting_pays(SCORES, torch.zeros(5).bool(), penalty=0.0)
+    assert not recwarn

@@ -9,7 +9,14 @@ from torch.optim import SGD, Optimizer
 from torch.testing import assert_close
 from typing_extensions import override
 
-from rlhf_forge.modules.optimisation import adamw, apply_gradients, drop_gradients, step_scheduler
+from rlhf_forge.modules.optimisation import (
+    Schedule,
+    Step,
+    adamw,
+    apply_gradients,
+    drop_gradients,
+    step_scheduler,
+)
 
 # Lightning asks torch in a way that torch is giving up.
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")
@@ -50,41 +57,44 @@ def fitted(module: TwoGroups) -> TwoGroups:
     return module
 
 
-def applied(policy: list[float], value: list[float]) -> tuple[TwoGroups, dict[str, float]]:
-    """A module after one step with these gradients, and the norms that were reported."""
-    norms: dict[str, float] = {}
+def applied(policy: list[float], value: list[float]) -> tuple[TwoGroups, Step]:
+    """A module after one step with these gradients, and what was reported of it."""
+    steps: list[Step] = []
 
     def step(module: TwoGroups) -> None:
         module.policy.grad, module.value.grad = torch.tensor(policy), torch.tensor(value)
         groups = {"policy": [module.policy], "value": [module.value]}
-        norms.update(apply_gradients(module, groups, max_grad_norm=1.0))
+        steps.append(apply_gradients(module, groups, max_grad_norm=1.0))
         assert module.policy.grad is None
         assert module.value.grad is None
 
-    return run(step), norms
+    return run(step), steps[0]
 
 
 def test_a_step_goes_against_the_gradient_and_reports_each_groups_norm() -> None:
-    module, norms = applied([0.3, 0.4, 0.0, 0.0], [0.0, 0.0, 0.0, 0.25])
+    module, step = applied([0.3, 0.4, 0.0, 0.0], [0.0, 0.0, 0.0, 0.25])
     assert_close(module.policy.detach(), torch.tensor([-0.3, -0.4, 0.0, 0.0]))
     assert_close(module.value.detach(), torch.tensor([0.0, 0.0, 0.0, -0.25]))
-    assert norms == pytest.approx({"policy": 0.5, "value": 0.25})
+    assert step.taken
+    assert step.norms == pytest.approx({"policy": 0.5, "value": 0.25})
 
 
 def test_groups_are_clipped_each_by_its_own_norm() -> None:
-    module, norms = applied([3e3, 4e3, 0.0, 0.0], [0.5, 0.0, 0.0, 0.0])
+    module, step = applied([3e3, 4e3, 0.0, 0.0], [0.5, 0.0, 0.0, 0.0])
     assert_close(module.policy.detach(), torch.tensor([-0.6, -0.8, 0.0, 0.0]))
     assert_close(module.value.detach(), torch.tensor([-0.5, 0.0, 0.0, 0.0]))
-    assert norms == pytest.approx({"policy": 5e3, "value": 0.5})
+    assert step.taken
+    assert step.norms == pytest.approx({"policy": 5e3, "value": 0.5})
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
 def test_a_gradient_that_is_not_finite_takes_no_step_for_either_group(odd: float) -> None:
-    module, norms = applied([odd, 0.0, 0.0, 0.0], [0.5, 0.0, 0.0, 0.0])
+    module, step = applied([odd, 0.0, 0.0, 0.0], [0.5, 0.0, 0.0, 0.0])
     assert not module.policy.any()
     assert not module.value.any()
-    assert norms["value"] == 0.5
-    assert not torch.tensor(norms["policy"]).isfinite()
+    assert not step.taken
+    assert step.norms["value"] == 0.5
+    assert not torch.tensor(step.norms["policy"]).isfinite()
 
 
 def test_dropped_gradients_are_gone_and_no_step_is_taken() -> None:
@@ -99,7 +109,7 @@ def test_dropped_gradients_are_gone_and_no_step_is_taken() -> None:
 # -- learning rates ----------------------------------------------------------------------------
 
 
-def rates(schedule: str, *, warmup: int, total: int = 8) -> list[list[float]]:
+def rates(schedule: Schedule, *, warmup: int, total: int = 8) -> list[list[float]]:
     """Learning rates of both groups at each step of the run."""
     parameters = [nn.Parameter(torch.zeros(2)) for _ in range(2)]
     config: OptimizerLRSchedulerConfig = adamw(
@@ -128,7 +138,7 @@ def rates(schedule: str, *, warmup: int, total: int = 8) -> list[list[float]]:
     ],
 )
 def test_rates_fall_from_the_peak_as_the_schedule_says(
-    schedule: str, expected: list[float]
+    schedule: Schedule, expected: list[float]
 ) -> None:
     policy, value = zip(*rates(schedule, warmup=0), strict=True)
     assert policy == pytest.approx(expected, rel=1e-4)
@@ -136,9 +146,12 @@ def test_rates_fall_from_the_peak_as_the_schedule_says(
 
 
 @pytest.mark.parametrize("schedule", ["linear", "constant", "cosine"])
-def test_rates_rise_from_0_to_the_peak_over_the_warm_up(schedule: str) -> None:
+def test_rates_rise_to_the_peak_over_the_warm_up_and_no_step_has_rate_0(
+    schedule: Schedule,
+) -> None:
     policy = [both[0] for both in rates(schedule, warmup=4)]
-    assert policy[:5] == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0])
+    assert policy[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert min(policy) > 0
 
 
 def test_the_groups_are_named_and_nothing_decays() -> None:

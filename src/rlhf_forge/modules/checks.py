@@ -1,5 +1,9 @@
 """What must hold before a run may go on; a failure names its likely causes."""
 
+from jaxtyping import Bool, Float
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
 from rlhf_forge.errors import UserError
 from rlhf_forge.rollout import Rollout
 
@@ -31,4 +35,27 @@ def require_unit_ratio(ratio_max: float, approx_kl: float) -> None:
             f"(approx_kl {approx_kl:.2g})",
             hint="likely causes: dropout on, old log-probs from other micro-batches or another "
             "temperature, or kernels that differ with and without gradients",
+        )
+
+
+def warn_if_cutting_pays(
+    scores: Float[Tensor, "batch"], finished: Bool[Tensor, "batch"], *, penalty: float
+) -> None:
+    """Warn where a response that never ends scores better than many that do.
+
+    The missing-EOS rule replaces the score of a cut response by ``-penalty``. That is a fine only
+    if finished responses score more: above their lower quartile it teaches not to stop.
+
+    Args:
+        scores: Of all responses, as the reward model gave them.
+        finished: False where the length limit cut the response.
+        penalty: Of the rule, in score units.
+    """
+    if finished.all() or not finished.any():
+        return
+    quartile = scores[finished].float().quantile(0.25).item()
+    if -penalty > quartile:
+        rank_zero_warn(
+            f"a response cut by the length limit scores {-penalty:g}, but a quarter of the "
+            f"finished ones score below {quartile:.2g}: raise objective.missing_eos_penalty"
         )

@@ -1,7 +1,10 @@
 """One optimiser step, the same in every stage."""
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import cos, isfinite, pi
+from typing import Literal
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -9,14 +12,15 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
-from rlhf_forge.backbone.bitsandbytes_guard import import_peft
+Schedule = Literal["linear", "cosine", "constant"]
 
 
 def adamw(
     groups: Mapping[str, tuple[Sequence[nn.Parameter], float]],
     *,
-    schedule: str,
+    schedule: Schedule,
     warmup_steps: int,
     total_steps: int,
     eps: float,
@@ -30,18 +34,40 @@ def adamw(
         total_steps: Scheduler steps of the whole run.
         eps: Adam's.
     """
-    import_peft()  # transformers' schedules import it; unguarded that may run a kernel of the hub
-    from transformers import get_scheduler
-
     optimizer = AdamW(
         [{"params": list(p), "lr": lr, "name": name} for name, (p, lr) in groups.items()],
         eps=eps,
         weight_decay=0.0,
     )
-    # The one called constant has no warm-up.
-    name = "constant_with_warmup" if schedule == "constant" else schedule
-    scheduler = get_scheduler(name, optimizer, warmup_steps, total_steps)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+    factor = partial(
+        rate_factor, schedule=schedule, warmup_steps=warmup_steps, total_steps=total_steps
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor)}}
+
+
+def rate_factor(step: int, *, schedule: Schedule, warmup_steps: int, total_steps: int) -> float:
+    """Share of the peak learning rate at a step, from 0: above 0 at every step of the run.
+
+    The usual schedules waste steps: their first of a warm-up has rate 0.
+    """
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    falls = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 + 0.5 * cos(pi * progress)}
+    return max(0.0, falls[schedule])
+
+
+@dataclass(frozen=True)
+class Step:
+    """What became of an optimiser step.
+
+    Attributes:
+        norms: Gradient norm of each group before clipping.
+        taken: False if a norm was not finite: then nothing was changed.
+    """
+
+    norms: dict[str, float]
+    taken: bool
 
 
 def apply_gradients(
@@ -49,19 +75,19 @@ def apply_gradients(
     groups: Mapping[str, Sequence[nn.Parameter]],
     *,
     max_grad_norm: float,
-) -> dict[str, float]:
+) -> Step:
     """Clip each group by its own norm and take the optimiser's step; gradients are gone after.
 
-    Returns:
-        Norm before clipping by group. If one is not finite no step was taken.
+    A step with a norm that is not finite is not taken.
     """
     optimizer = module.optimizers()
     assert isinstance(optimizer, LightningOptimizer)
     norms = {name: float(clip_grad_norm_(p, max_grad_norm)) for name, p in groups.items()}
-    if all(math.isfinite(norm) for norm in norms.values()):
+    taken = all(isfinite(norm) for norm in norms.values())
+    if taken:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return norms
+    return Step(norms, taken)
 
 
 def drop_gradients(module: LightningModule) -> None:

@@ -31,7 +31,7 @@ from rlhf_forge.functional.kl import adapt_kl_coef, kl_estimate
 from rlhf_forge.functional.masking import whiten
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_tensors
-from rlhf_forge.modules.checks import require_unit_ratio, require_zero_kl
+from rlhf_forge.modules.checks import require_unit_ratio, require_zero_kl, warn_if_cutting_pays
 from rlhf_forge.modules.optimisation import adamw, apply_gradients, drop_gradients, step_scheduler
 from rlhf_forge.modules.ppo_metrics import (
     iteration_metrics,
@@ -120,6 +120,9 @@ class PPOModule(LightningModule):
             rollout, plan = self.collect(batch)
         if self.iteration == 0:
             require_zero_kl(rollout)
+        warn_if_cutting_pays(
+            rollout.scores, rollout.finished, penalty=self.objective.missing_eos_penalty
+        )
 
         kl = kl_estimate(rollout.log_probs, rollout.ref_log_probs, estimator="k1")
         rewards = token_rewards(self.shaped_scores(rollout), kl, rollout.mask, kl_coef=self.kl_coef)
@@ -188,7 +191,11 @@ class PPOModule(LightningModule):
         )
 
     def learn(self, experience: Experience, plan: Plan) -> list[UpdateStats]:
-        """All optimiser steps of one rollout; stops where the policy has moved too far."""
+        """All optimiser steps of one rollout; stops where the policy has moved too far.
+
+        Returns:
+            Statistics of every step, that at which it stopped included.
+        """
         settings = self.update_settings
         updates: list[UpdateStats] = []
         for number, minibatch in enumerate(minibatches(experience, plan)):
@@ -203,10 +210,11 @@ class PPOModule(LightningModule):
                 require_unit_ratio(stats.ratio_max, stats.approx_kl)
             if settings.target_kl is not None and stats.approx_kl > settings.target_kl:
                 drop_gradients(self)
+                updates.append(stats)
                 break
             groups = {role: self.backbone.parameters_of(role) for role in ("policy", "value")}
-            norms = apply_gradients(self, groups, max_grad_norm=settings.max_grad_norm)
-            updates.append(replace(stats, grad_norms=norms))
+            step = apply_gradients(self, groups, max_grad_norm=settings.max_grad_norm)
+            updates.append(replace(stats, grad_norms=step.norms, taken=step.taken))
         return updates
 
     def steer_kl_coef(self, kl: Tensor, rollout: Rollout) -> None:

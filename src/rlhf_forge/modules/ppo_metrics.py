@@ -38,18 +38,24 @@ def iteration_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor) -> dic
 
 
 def update_metrics(updates: Sequence[UpdateStats]) -> dict[str, float]:
-    """Means over an iteration's optimiser steps, and the largest ratio; empty without steps."""
-    metrics = {"policy/updates": float(len(updates))}
-    if not updates:
-        return metrics
-    return metrics | {
+    """What an iteration's optimiser steps saw, how many were taken and how many were skipped.
+
+    Means over all steps, that at which the iteration stopped included; gradient norms over those
+    that got as far, the not finite ones left out.
+    """
+    norms = [u.grad_norms for u in updates if u.taken]
+    metrics = {
+        "policy/updates": float(len(norms)),
+        "policy/skipped": float(sum(bool(u.grad_norms) and not u.taken for u in updates)),
         "policy/approx_kl": fmean(u.approx_kl for u in updates),
         "policy/clip_fraction": fmean(u.clip_fraction for u in updates),
         "policy/ratio_max": max(u.ratio_max for u in updates),
-        "policy/grad_norm": fmean(u.grad_norms["policy"] for u in updates),
         "value/clip_fraction": fmean(u.value_clip_fraction for u in updates),
-        "value/grad_norm": fmean(u.grad_norms["value"] for u in updates),
     }
+    if norms:
+        metrics["policy/grad_norm"] = fmean(norm["policy"] for norm in norms)
+        metrics["value/grad_norm"] = fmean(norm["value"] for norm in norms)
+    return metrics
 
 
 def response_sum(values: Tensor, mask: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """One optimiser step of PPO: both losses over its micro-batches."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -21,14 +21,17 @@ class UpdateStats:
         ratio_max: Largest probability ratio before the step.
         clip_fraction: Share of tokens whose policy gain was clipped.
         value_clip_fraction: Share of tokens whose value move was clipped.
-        grad_norms: Norm before clipping of the policy's and the critic's gradient.
+        grad_norms: Norm before clipping of the policy's and the critic's gradient; empty where
+            the policy had moved too far for another step.
+        taken: Whether the step was taken: not if it was stopped, or a norm was not finite.
     """
 
     approx_kl: float
     ratio_max: float
     clip_fraction: float
     value_clip_fraction: float
-    grad_norms: dict[str, float]
+    grad_norms: dict[str, float] = field(default_factory=dict)
+    taken: bool = False
 
 
 def accumulate(
@@ -52,7 +55,7 @@ def accumulate(
         backward: What is called with each loss.
 
     Returns:
-        Statistics, without gradient norms.
+        Statistics before the step, which is the caller's to take.
     """
     num_tokens = sum(int(micro.mask.sum()) for micro in minibatch)
     approx_kl = clip_fraction = value_clip_fraction = 0.0
@@ -85,4 +88,4 @@ def accumulate(
         clip_fraction += share * policy.clip_fraction.item()
         value_clip_fraction += share * value.clip_fraction.item()
         ratio_max = max(ratio_max, policy.ratio_max.item())
-    return UpdateStats(approx_kl, ratio_max, clip_fraction, value_clip_fraction, {})
+    return UpdateStats(approx_kl, ratio_max, clip_fraction, value_clip_fraction)

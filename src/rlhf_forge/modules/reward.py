@@ -138,7 +138,7 @@ class RewardModule(LightningModule):
             loss = self._loss(chosen, rejected, num_pairs)
             self.manual_backward(loss)
             totals += torch.stack([loss.detach(), wins(chosen, rejected).sum() / num_pairs])
-        norms = apply_gradients(
+        step = apply_gradients(
             self,
             {"reward": self.backbone.parameters_of("reward")},
             max_grad_norm=self.optimizer_settings.max_grad_norm,
@@ -146,7 +146,8 @@ class RewardModule(LightningModule):
         step_scheduler(self)
         self.log("reward/loss", totals[0], prog_bar=True)
         self.log("reward/accuracy", totals[1], prog_bar=True)
-        self.log("reward/grad_norm", norms["reward"])
+        self.log("reward/grad_norm", step.norms["reward"])
+        self.log("reward/skipped", float(not step.taken))
 
     @override
     def validation_step(self, batch: PairBatch, batch_idx: int) -> dict[str, Tensor]:

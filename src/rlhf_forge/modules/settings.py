@@ -1,7 +1,8 @@
 """What a config may set of each stage; the docstrings are the command line's help."""
 
 from dataclasses import dataclass
-from typing import Literal
+
+from rlhf_forge.modules.optimisation import Schedule
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class OptimizerSettings:
     """
 
     learning_rate: float = 2e-4
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Schedule = "linear"
     warmup_steps: int = 0
     max_grad_norm: float = 1.0
     eps: float = 1e-5

@@ -103,14 +103,16 @@ class SFTModule(LightningModule):
             micro_loss = self._loss(part, num_tokens)
             self.manual_backward(micro_loss)
             loss += micro_loss.detach()
-        norms = apply_gradients(
+        step = apply_gradients(
             self,
             {"policy": self.backbone.parameters_of("policy")},
             max_grad_norm=self.optimizer_settings.max_grad_norm,
         )
         step_scheduler(self)
         self.log("sft/loss", loss, prog_bar=True)
-        self.log_dict({"sft/grad_norm": norms["policy"], "sft/tokens": float(num_tokens)})
+        self.log("sft/grad_norm", step.norms["policy"])
+        self.log("sft/tokens", float(num_tokens))
+        self.log("sft/skipped", float(not step.taken))
 
     @override
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
