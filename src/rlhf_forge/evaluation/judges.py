@@ -7,6 +7,7 @@ from typing import Any
 
 from rlhf_forge.data.records import Conversation
 from rlhf_forge.errors import UserError
+from rlhf_forge.parsing import first_line
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,27 @@ def load_function(path: str) -> Callable[..., Any]:
     module, _, name = path.partition(":")
     try:
         function: Callable[..., Any] = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"no function {path} ({error})") from None
+    except Exception as error:  # a module may raise anything while it is imported
+        raise UserError(f"no function {path} ({first_line(error)})") from error
+    if not callable(function):
+        raise UserError(f"no function {path} (it is a {type(function).__name__})")
     return function
+
+
+def call(path: str, *arguments: Any, **options: Any) -> Any:
+    """What the function at ``path`` returns.
+
+    Raises:
+        UserError: If there is none, or it fails.
+    """
+    function = load_function(path)
+    try:
+        return function(*arguments, **options)
+    except Exception as error:
+        raise UserError(
+            f"{path}: raised {type(error).__name__}: {first_line(error)}",
+            hint="call it from Python to see where",
+        ) from error
 
 
 def judge(
@@ -45,12 +64,25 @@ def judge(
     """Ask the function at ``path``, which returns scores, or a dict of score and correct.
 
     Raises:
-        UserError: If it gives another number of scores than there are responses.
+        UserError: If it fails, or gives no number for each response.
     """
-    verdict = load_function(path)(prompts, responses, records)
-    scores, correct = (
-        (verdict["score"], verdict.get("correct")) if isinstance(verdict, dict) else (verdict, None)
-    )
-    if len(scores) != len(responses):
-        raise UserError(f"judge {path}: gave {len(scores)} scores for {len(responses)} responses")
-    return Judgement([float(s) for s in scores], correct and [float(c) for c in correct])
+    verdict = call(path, prompts, responses, records)
+    marks = verdict if isinstance(verdict, dict) else {"score": verdict}
+    scores = _numbers(path, marks.get("score"), "scores", len(responses))
+    if marks.get("correct") is None:
+        return Judgement(scores, None)
+    correct = _numbers(path, marks["correct"], "marks of correct", len(responses))
+    return Judgement(scores, correct)
+
+
+def _numbers(path: str, values: Any, what: str, count: int) -> list[float]:
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        raise UserError(
+            f"judge {path}: must give numbers, one a response, as a list or as the {what} of a "
+            f"dict (score, correct); gave a {type(values).__name__}"
+        ) from None
+    if len(numbers) != count:
+        raise UserError(f"judge {path}: gave {len(numbers)} {what} for {count} responses")
+    return numbers
