@@ -92,7 +92,15 @@ def test_the_weight_of_the_likelihood_feature_is_learnt_and_the_reference_is_not
 
 def test_the_likelihood_feature_survives_disk(tmp_path: Path) -> None:
     backbone = with_likelihood(0.25)
+    backbone.set_scale("reward", mean=0.3, std=2.0, likelihood_mean=-1.5)
     write_adapter(backbone.weights_of("reward"), tmp_path, base="tiny")
     head = read_adapter(tmp_path).head
     assert head is not None
-    assert head.likelihood == 0.25
+    assert (head.likelihood, head.likelihood_mean) == (0.25, -1.5)
+
+
+def test_what_counts_as_no_surprise_is_taken_from_the_feature_and_not_from_the_head() -> None:
+    backbone = with_likelihood(0.5)
+    before, head = score(backbone, TOKENS, MASK), backbone.head("reward").weights()
+    backbone.set_scale("reward", mean=head.mean, std=head.std, likelihood_mean=-3.0)
+    assert_close(score(backbone, TOKENS, MASK), before + 0.5 * 3.0 / head.std)

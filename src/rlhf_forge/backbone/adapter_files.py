@@ -113,6 +113,7 @@ def _write_head(head: HeadWeights, path: Path) -> None:
     tensors = {"mean": torch.tensor(head.mean), "std": torch.tensor(head.std)}
     if head.likelihood is not None:
         tensors["likelihood"] = torch.tensor(head.likelihood)
+        tensors["likelihood_mean"] = torch.tensor(head.likelihood_mean)
     save_file({"weight": head.weight.contiguous(), **tensors}, path)
 
 
@@ -121,8 +122,11 @@ def _read_head(path: Path) -> HeadWeights:
     for name in ("weight", "mean", "std"):
         if name not in tensors:
             raise UserError(f"{path}: holds no {name}")
-    likelihood = float(tensors["likelihood"]) if "likelihood" in tensors else None
-    return HeadWeights(tensors["weight"], float(tensors["mean"]), float(tensors["std"]), likelihood)
+    numbers = {name: float(value) for name, value in tensors.items() if name != "weight"}
+    try:
+        return HeadWeights(tensors["weight"], **numbers)
+    except TypeError:
+        raise UserError(f"{path}: not a scalar head: holds {sorted(tensors)}") from None
 
 
 def _read_lora(path: Path) -> LoraSpec:

@@ -107,11 +107,13 @@ class Backbone(nn.Module):
         head = torch.randn(1, hidden, generator=generator) / (hidden + 1) ** 0.5
         return replace(weights, head=HeadWeights(head, likelihood=likelihood))
 
-    def set_scale(self, role: str, *, mean: float, std: float) -> None:
-        """From now on the role's scalars are ``(raw - mean) / std`` of the unscaled ones."""
+    def set_scale(
+        self, role: str, *, mean: float, std: float, likelihood_mean: float = 0.0
+    ) -> None:
+        """Set what counts as 0 and as 1 of the role's scalars; see `HeadWeights`."""
         raw = self.head(role).weights()
         trainable = self.head(role).weight.requires_grad
-        scaled = replace(raw, mean=mean, std=std)
+        scaled = replace(raw, mean=mean, std=std, likelihood_mean=likelihood_mean)
         self.heads[role] = ScalarHead(scaled, self.device).requires_grad_(trainable)
 
     def weights_of(self, role: str) -> AdapterWeights:

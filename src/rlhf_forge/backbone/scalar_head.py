@@ -17,12 +17,15 @@ class HeadWeights:
         mean: Raw score that counts as 0.
         std: Raw distance that counts as 1.
         likelihood: Weight of the reference-likelihood feature; None: the feature is off.
+        likelihood_mean: Value of the feature that counts as 0, so that ``mean`` is the linear map's
+            own: a critic, which cannot know the feature, starts from it.
     """
 
     weight: Float[Tensor, "1 hidden"]
     mean: float = 0.0
     std: float = 1.0
     likelihood: float | None = None
+    likelihood_mean: float = 0.0
 
 
 class ScalarHead(nn.Module):
@@ -37,6 +40,7 @@ class ScalarHead(nn.Module):
 
     mean: Tensor
     std: Tensor
+    likelihood_mean: Tensor
 
     def __init__(self, weights: HeadWeights, device: torch.device) -> None:
         super().__init__()
@@ -48,6 +52,9 @@ class ScalarHead(nn.Module):
             self.likelihood = nn.Parameter(torch.tensor(weights.likelihood, device=device))
         self.register_buffer("mean", torch.tensor(weights.mean, device=device))
         self.register_buffer("std", torch.tensor(weights.std, device=device))
+        self.register_buffer(
+            "likelihood_mean", torch.tensor(weights.likelihood_mean, device=device)
+        )
 
     @override
     def forward(self, states: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows"]:
@@ -58,4 +65,10 @@ class ScalarHead(nn.Module):
         """A copy on the CPU."""
         weight = self.weight.detach().cpu().clone()
         likelihood = None if self.likelihood is None else self.likelihood.item()
-        return HeadWeights(weight, float(self.mean), float(self.std), likelihood)
+        return HeadWeights(
+            weight,
+            mean=float(self.mean),
+            std=float(self.std),
+            likelihood=likelihood,
+            likelihood_mean=float(self.likelihood_mean),
+        )

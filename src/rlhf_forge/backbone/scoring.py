@@ -47,7 +47,8 @@ def score(
     if ref_log_probs is None:
         with torch.no_grad(), backbone.using("reference"):
             ref_log_probs, _ = backbone.log_probs(tokens, mask, temperature=1.0)
-    return scores + head.likelihood * surprise(ref_log_probs, mask) / head.std
+    feature = surprise(ref_log_probs, mask) - head.likelihood_mean
+    return scores + head.likelihood * feature / head.std
 
 
 def surprise(

@@ -104,7 +104,10 @@ def add_ppo_roles(
 
 
 def _critic(scorer: AdapterWeights) -> AdapterWeights:
-    """A reward model as a critic starts from it: a value is of a prefix, so without the feature."""
+    """A reward model as a critic starts from it: a value is of a prefix, so without the feature.
+
+    Both are centred, so what is left of the score has mean 0 where PPO starts.
+    """
     if scorer.head is None:
         raise UserError("the reward artefact has no head")
-    return replace(scorer, head=replace(scorer.head, likelihood=None))
+    return replace(scorer, head=replace(scorer.head, likelihood=None, likelihood_mean=0.0))
