@@ -12,6 +12,8 @@ from rlhf_forge.artefact import (
     check_fits,
     check_golden,
     read_manifest,
+    reference_of,
+    require_stage,
     write_manifest,
 )
 from rlhf_forge.errors import UserError
@@ -112,6 +114,68 @@ def test_what_was_made_with_another_is_refused_by_name(
         check_fits(replace(WRITTEN, **other), EXPECTED, tmp_path)  # type: ignore[arg-type] # a str
     assert str(tmp_path) in str(caught.value)
     assert caught.value.hint is not None
+
+
+def test_an_artefact_of_another_stage_is_refused_naming_both(tmp_path: Path) -> None:
+    require_stage(WRITTEN, tmp_path, "sft", "reward")
+    with pytest.raises(UserError) as caught:
+        require_stage(WRITTEN, tmp_path, "sft", "ppo")
+    assert str(caught.value) == f"{tmp_path}: a reward artefact, where one of sft or ppo is wanted"
+
+
+# -- where it comes from -----------------------------------------------------------------------
+
+
+def written_run(folder: Path, *, sft: str = "s" * 64) -> Path:
+    """A reward artefact that was trained from "sss...", and an SFT artefact beside it."""
+    artefact = folder / "reward" / "artefact"
+    for place, manifest in (
+        (artefact, WRITTEN),
+        (folder / "sft" / "artefact", replace(WRITTEN, stage="sft", fingerprint=sft, parents={})),
+    ):
+        place.mkdir(parents=True)
+        write_manifest(manifest, place)
+    return artefact
+
+
+def test_the_sft_artefact_of_a_reward_model_is_found_beside_it_by_its_fingerprint(
+    tmp_path: Path,
+) -> None:
+    assert reference_of(written_run(tmp_path)) == tmp_path / "sft" / "artefact"
+
+
+def test_it_is_found_from_within_the_artefact_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(written_run(tmp_path))
+    assert reference_of(Path()) == tmp_path / "sft" / "artefact"
+
+
+def test_it_is_found_where_a_later_run_has_set_it_aside(tmp_path: Path) -> None:
+    artefact = written_run(tmp_path)
+    (tmp_path / "sft").rename(tmp_path / "sft.1")
+    written_run(tmp_path / "later", sft="another")
+    (tmp_path / "later" / "sft").rename(tmp_path / "sft")
+    assert reference_of(artefact) == tmp_path / "sft.1" / "artefact"
+
+
+def test_it_is_found_among_the_artefacts_at_hand(tmp_path: Path) -> None:
+    artefact = written_run(tmp_path / "x", sft="another")
+    elsewhere = written_run(tmp_path / "y").parent.parent / "sft" / "artefact"
+    assert reference_of(artefact, near=[artefact, elsewhere]) == elsewhere
+
+
+def test_without_it_the_reward_model_is_refused(tmp_path: Path) -> None:
+    artefact = written_run(tmp_path, sft="another")
+    with pytest.raises(UserError, match="the SFT artefact it was trained from") as caught:
+        reference_of(artefact)
+    assert str(artefact) in str(caught.value)
+    assert caught.value.hint is not None
+
+
+def test_a_reward_model_that_was_trained_from_the_bare_base_has_none(tmp_path: Path) -> None:
+    write_manifest(replace(WRITTEN, parents={}), tmp_path)
+    assert reference_of(tmp_path) is None
 
 
 # -- golden values -----------------------------------------------------------------------------

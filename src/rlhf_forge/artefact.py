@@ -136,6 +136,47 @@ def check_fits(manifest: Manifest, expected: Expected, where: Path) -> None:
             )
 
 
+def require_stage(manifest: Manifest, where: Path, *stages: str) -> None:
+    """Refuse an artefact of another stage than ``stages``.
+
+    Raises:
+        UserError: Naming both.
+    """
+    if manifest.stage not in stages:
+        wanted = " or ".join(stages)
+        raise UserError(f"{where}: a {manifest.stage} artefact, where one of {wanted} is wanted")
+
+
+def reference_of(folder: Path, *, near: Sequence[Path] = ()) -> Path | None:
+    """The SFT artefact that a reward model was trained from, known by its fingerprint.
+
+    A reward model may read how likely that model finds an answer, so it is not to be scored with
+    any other.
+
+    Args:
+        folder: Artefact of the reward model; the SFT artefacts of its run lie beside it.
+        near: Artefacts that are looked at first.
+
+    Returns:
+        None if it was trained from the bare base.
+
+    Raises:
+        UserError: If it is not there.
+    """
+    wanted = read_manifest(folder).parents.get("sft")
+    if wanted is None:
+        return None
+    run = folder.resolve().parent.parent
+    for place in (*near, *sorted(run.glob("sft*/artefact"))):
+        if (place / MANIFEST).is_file() and read_manifest(place).fingerprint == wanted:
+            return place
+    raise UserError(
+        f"{folder}: this reward model reads how likely its SFT model finds an answer, and the SFT "
+        f"artefact it was trained from ({wanted[:12]}) is not here",
+        hint=f"put it beside the reward model: {run / 'sft' / 'artefact'}",
+    )
+
+
 def check_golden(
     manifest: Manifest, values: Sequence[float], *, precision: str, device: str, where: Path
 ) -> str | None:

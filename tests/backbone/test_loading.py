@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import MistralForCausalLM, PreTrainedModel
 
 from rlhf_forge.backbone.config import BackboneConfig, Precision
-from rlhf_forge.backbone.loading import content_fingerprint, load_base
+from rlhf_forge.backbone.loading import content_fingerprint, context_of, load_base
 from rlhf_forge.errors import UserError
 from tests import tiny
 
@@ -144,3 +144,16 @@ def test_a_fingerprint_does_not_depend_on_how_weights_are_cut_into_files(folder:
 def test_a_fingerprint_leaves_out_the_second_copy_of_all_weights(folder: Path) -> None:
     shutil.copy(folder / WEIGHTS, folder / "consolidated.safetensors")
     assert content_fingerprint(folder) == content_fingerprint(tiny.base())
+
+
+def test_the_context_is_what_the_bases_config_says() -> None:
+    assert context_of(str(tiny.base())) == 256
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"max_position_embeddings": "many"}', None])
+def test_a_config_that_does_not_say_the_context_is_refused(folder: Path, text: str | None) -> None:
+    (folder / "config.json").unlink()
+    if text is not None:
+        (folder / "config.json").write_text(text)
+    with pytest.raises(UserError, match="config.json does not say max_position_embeddings"):
+        context_of(str(folder))

@@ -89,8 +89,36 @@ def test_a_reward_model_without_the_sft_model_that_it_reads_is_refused(
     run = write_run(tmp_path / "run", base=base, likelihood=0.5)
     path = run / "sft" / "artefact" / "forge.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "another"}))
-    with pytest.raises(UserError, match="SFT artefact is not here"):
+    with pytest.raises(UserError, match="the SFT artefact it was trained from"):
         open_models([str(run / "reward")])
+
+
+def without_parents(reward: Path) -> Path:
+    """The reward artefact as one that was trained from the bare base."""
+    path = reward / "artefact" / "forge.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"parents": {}}))
+    return reward
+
+
+def test_a_reward_model_that_reads_likelihoods_of_the_bare_base_needs_no_sft_model(
+    base: Path, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", base=base, likelihood=0.5)
+    models = open_models([str(without_parents(run / "reward"))])
+    assert models.weights.adapters["reference"] is None
+    assert load_models(models.weights, CPU).roles == {"base", "reward", "reference"}
+
+
+def test_reward_models_that_read_likelihoods_of_two_models_are_refused(
+    base: Path, tmp_path: Path
+) -> None:
+    one = write_run(tmp_path / "one", base=base, likelihood=0.5)
+    two = write_run(tmp_path / "two", base=base, likelihood=0.5)
+    assert open_models([str(one)]).reward_models == ("reward",)
+    for bare in (False, True):
+        folder = without_parents(two / "reward") if bare else two / "reward"
+        with pytest.raises(UserError, match="cannot be served together"):
+            open_models([str(one), str(folder)])
 
 
 def test_only_one_model_is_loaded_when_one_is_asked_for(run: Path) -> None:

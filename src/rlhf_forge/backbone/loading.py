@@ -1,5 +1,6 @@
 """Loading the frozen base."""
 
+import json
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +15,7 @@ from rlhf_forge.backbone.attention import attention_for
 from rlhf_forge.backbone.bitsandbytes_guard import import_bitsandbytes
 from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.errors import UserError
-from rlhf_forge.hub import SECOND_COPIES, base_folder
+from rlhf_forge.hub import SECOND_COPIES, base_folder, tokenizer_folder
 
 
 def load_base(config: BackboneConfig, device: torch.device) -> PreTrainedModel:
@@ -78,6 +79,24 @@ def _options(config: BackboneConfig, device: torch.device) -> dict[str, Any]:
             bnb_4bit_compute_dtype=config.compute_dtype,
         )
     return options
+
+
+def context_of(base: str) -> int:
+    """Most tokens, prompt and response together, that a base has positions for.
+
+    Args:
+        base: Its name, as in a config; no weights are downloaded.
+
+    Raises:
+        UserError: If its config does not say.
+    """
+    try:
+        config = json.loads((tokenizer_folder(base) / "config.json").read_text(encoding="utf-8"))
+        return int(config["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"base {base}: its config.json does not say max_position_embeddings"
+        ) from None
 
 
 def content_fingerprint(folder: Path) -> str:

@@ -1,6 +1,5 @@
 """Which models are served: artefacts that share one base, found and checked without weights."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -9,11 +8,18 @@ from pathlib import Path
 
 import torch
 
-from rlhf_forge.artefact import MANIFEST, Expected, Manifest, check_fits, read_manifest
+from rlhf_forge.artefact import (
+    MANIFEST,
+    Expected,
+    Manifest,
+    check_fits,
+    read_manifest,
+    reference_of,
+)
 from rlhf_forge.backbone.adapter_files import read_adapter, reads_likelihoods
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig, LoraSpec, Precision, precision_named
-from rlhf_forge.backbone.loading import content_fingerprint, load_base
+from rlhf_forge.backbone.loading import content_fingerprint, context_of, load_base
 from rlhf_forge.data.render import ChatTemplate, load_template
 from rlhf_forge.errors import UserError
 from rlhf_forge.hub import base_folder
@@ -90,7 +96,7 @@ def open_models(paths: Sequence[str], *, precision: Precision | None = None) -> 
         policies=(BASE, *(n for n, scores in zip(names, scoring, strict=True) if not scores)),
         reward_models=tuple(n for n, scores in zip(names, scoring, strict=True) if scores),
         template=template,
-        context=_context(base_folder(first.base)),
+        context=context_of(first.base),
     )
 
 
@@ -134,30 +140,23 @@ def _names(folders: Sequence[Path], manifests: Sequence[Manifest]) -> list[str]:
     return names
 
 
-def _reference(folders: Sequence[Path], manifests: Sequence[Manifest]) -> dict[str, Path]:
-    """The SFT artefact of reward models that read likelihoods; none if none does.
+def _reference(folders: Sequence[Path], manifests: Sequence[Manifest]) -> dict[str, Path | None]:
+    """The role of the SFT model that reward models read likelihoods of, if there are such.
 
     Raises:
-        UserError: If it is not there, or two reward models would need different ones.
+        UserError: If its artefact is not there, or two reward models would need different ones.
     """
-    found: dict[str, Path] = {}
-    for folder, manifest in zip(folders, manifests, strict=True):
-        if manifest.stage not in SCORING_STAGES or not reads_likelihoods(folder):
-            continue
-        wanted = manifest.parents.get("sft")
-        near = [*folders, folder.parent.parent / "sft" / "artefact"]
-        parents = [f for f in near if (f / MANIFEST).is_file()]
-        fitting = [f for f in parents if read_manifest(f).fingerprint == wanted]
-        if not fitting:
-            raise UserError(
-                f"{folder}: this reward model reads how likely its SFT model finds an answer, and "
-                "that SFT artefact is not here",
-                hint="give the folder of the whole run",
-            )
-        found.setdefault(REFERENCE, fitting[0])
-        if read_manifest(found[REFERENCE]).fingerprint != wanted:
-            raise UserError(f"{folder}: reward models of two SFT models cannot be served together")
-    return found
+    found = {
+        manifest.parents.get("sft"): reference_of(folder, near=folders)
+        for folder, manifest in zip(folders, manifests, strict=True)
+        if manifest.stage in SCORING_STAGES and reads_likelihoods(folder)
+    }
+    if len(found) > 1:
+        raise UserError(
+            "serve: reward models that read likelihoods of different SFT models cannot be served "
+            "together"
+        )
+    return {REFERENCE: found.popitem()[1]} if found else {}
 
 
 def _run_of(folder: Path) -> str:
@@ -173,11 +172,6 @@ def _common_precision(manifests: Sequence[Manifest]) -> Precision:
         f"serve: the artefacts were made on bases held as {', '.join(sorted(held))}",
         hint=f"choose one with --precision {' or '.join(sorted(held))}",
     )
-
-
-def _context(folder: Path) -> int:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return int(config["max_position_embeddings"])
 
 
 def only(models: ServedModels, name: str) -> ServedModels:
