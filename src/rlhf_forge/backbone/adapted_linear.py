@@ -75,7 +75,8 @@ class AdaptedLinear(nn.Module):
         # The masters may be float32 while the base computes in bf16. All roles are cast alike, so
         # equal masters give equal bits.
         down, up = self.lora_A[role].to(x.dtype), self.lora_B[role].to(x.dtype)
-        return product(product(x, down), up) * self.scaling[role]
+        # Scaled where it is narrow: a pass over r numbers a token, not over all outputs.
+        return product(product(x, down) * self.scaling[role], up)
 
 
 def fresh_pair(
