@@ -1,7 +1,9 @@
 import pytest
+import torch
+from torch import Tensor
 
 from rlhf_forge.generation.decode import Response
-from rlhf_forge.generation.rows import join
+from rlhf_forge.generation.rows import join, per_row
 from tests import tiny
 
 
@@ -19,3 +21,28 @@ def test_rows_are_prompt_then_response_padded_on_the_right() -> None:
 def test_a_prompt_without_its_response_is_an_error() -> None:
     with pytest.raises(ValueError, match="shorter"):
         join([[5], [6]], [Response([8], True)], tiny.CPU)
+
+
+def test_a_number_for_each_row_stands_where_its_row_stands() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def total(tokens: Tensor, mask: Tensor) -> Tensor:
+        seen.append((tokens.shape[0], tokens.shape[1]))
+        return torch.where(mask, tokens, 0).sum(-1).float()
+
+    tokens = tiny.rows(3, 9, 5)
+    mask = tiny.spans((1, 3), (4, 9), (2, 5))
+    found = per_row(total, tokens, mask, max_tokens=10)
+    assert found.tolist() == [float(row[m].sum()) for row, m in zip(tokens, mask, strict=True)]
+    assert seen == [(1, 9), (2, 5)]
+
+
+def test_numbers_of_rows_have_no_gradient() -> None:
+    weight = torch.ones((), requires_grad=True)
+    found = per_row(
+        lambda tokens, mask: weight * mask.sum(-1),
+        tiny.rows(3),
+        tiny.spans((1, 3)),
+        max_tokens=8,
+    )
+    assert not found.requires_grad

@@ -3,12 +3,16 @@
 import json as json_library
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rlhf_forge.errors import UserError
 
 if TYPE_CHECKING:
-    from rlhf_forge.evaluation.duel import Duel
+    from rlhf_forge.data.tokenize import PromptExample
+    from rlhf_forge.evaluation.duel import Lineup
+    from rlhf_forge.generation.sampler import Sampling
+
+BASE = "base"
 
 
 def evaluate(  # noqa: PLR0913 - an argument is an option
@@ -19,7 +23,7 @@ def evaluate(  # noqa: PLR0913 - an argument is an option
     number: int = 500,
     temperature: float = 1.0,
     max_new_tokens: int = 128,
-    max_length: int = 1024,
+    max_length: int | None = None,
     seed: int = 0,
     data_seed: int = 0,
     json: bool = False,
@@ -28,35 +32,101 @@ def evaluate(  # noqa: PLR0913 - an argument is an option
 
     Args:
         policy: Artefact folder of the policy, such as lightning_logs/RUN/ppo/artefact.
-        against: Artefact folder of the policy it is compared with, and KL is measured from: SFT's.
+        against: Artefact folder of the policy it is compared with, and KL is measured from: SFT's;
+            or base for the bare base.
         prompts: Source of prompts: a file, a data set or module:function (its split validation).
         judge: module:function that scores responses, or the artefact folder of a reward model.
         number: At most so many prompts.
-        temperature: Of sampling; 0 takes the likeliest token.
+        temperature: Of sampling; 0 takes the likeliest token, and there is no KL then.
         max_new_tokens: Responses are cut here.
-        max_length: Prompts of more tokens are left out and counted.
+        max_length: Prompts of more tokens are left out and counted; none: of more than the base's
+            context has room for.
         seed: Of sampling.
         data_seed: Handed to a function of prompts.
         json: Print JSON instead of a table.
     """
-    from rlhf_forge.evaluation.duel import Duel
+    from rlhf_forge.backbone.devices import default_device
+    from rlhf_forge.evaluation.duel import Duel, find_lineup
+    from rlhf_forge.evaluation.judges import load_function
+
+    _require(number=(number, 1), seed=(seed, 0), data_seed=(data_seed, 0))
+    sampling = _sampling(temperature, max_new_tokens)
+    function = judge if ":" in judge else None
+    if function is not None:
+        load_function(function)  # a mistake in it is found before anything is sampled
+    lineup = find_lineup(
+        Path(policy),
+        None if against == BASE else Path(against),
+        None if function else Path(judge),
+    )
+    length = _longest_prompt(lineup, max_length, max_new_tokens)
+    examples = _prompts(prompts, lineup, number=number, max_length=length, seed=data_seed)
+    backbone = lineup.load(default_device())
+    duel = Duel(backbone, lineup.template, examples, sampling, seed, function)
+    _show(duel.result(), as_json=json)
+
+
+def _require(**options: tuple[int, int]) -> None:
+    """Refuse a value below its least."""
+    for name, (value, least) in options.items():
+        if value < least:
+            raise UserError(f"--{name}: must be {least} or more, got {value}")
+
+
+def _sampling(temperature: float, max_new_tokens: int) -> "Sampling":
     from rlhf_forge.generation.sampler import Sampling
 
-    sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
-    duel = Duel.between(Path(policy), Path(against), sampling=sampling, seed=seed)
-    duel.load_prompts(prompts, number=number, max_length=max_length, seed=data_seed)
-    if ":" not in judge:
-        duel.load_judge(Path(judge))
-    _show(duel, judge, as_json=json)
+    try:
+        return Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
 
 
-def _show(duel: "Duel", judge: str, *, as_json: bool) -> None:
-    result: dict[str, Any] = duel.result(judge)
+def _longest_prompt(lineup: "Lineup", given: int | None, max_new_tokens: int) -> int:
+    """``given``, or what the context leaves beside a response."""
+    from rlhf_forge.backbone.loading import context_of
+
+    context = context_of(lineup.base.path)
+    room = context - max_new_tokens
+    if room < 1:
+        raise UserError(
+            f"--max_new_tokens: must be below the context of the base ({context}), got "
+            f"{max_new_tokens}"
+        )
+    length = room if given is None else given
+    if not 1 <= length <= room:
+        raise UserError(
+            f"--max_length: must be from 1 to {room}, which is the context of the base ({context}) "
+            f"less --max_new_tokens, got {length}"
+        )
+    return length
+
+
+def _prompts(
+    path: str, lineup: "Lineup", *, number: int, max_length: int, seed: int
+) -> list["PromptExample"]:
+    """The prompts; those that cannot be used are left out and counted on stderr."""
+    from rlhf_forge.data.loading import load_examples
+
+    loaded = load_examples(
+        path,
+        lineup.template,
+        split="validation",
+        columns={},
+        kind="prompts",
+        max_length=max_length,
+        bad_records="skip",
+        seed=seed,
+    )
+    lines = loaded.tally.lines()
+    sys.stderr.write(f"{path}: " + "\n  ".join(lines) + "\n")
+    return cast("list[PromptExample]", loaded.examples[:number])
+
+
+def _show(result: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json_library.dumps(result, indent=1) + "\n")
         return
     from rlhf_forge.commands.tables import print_duel
 
-    if not result["models"]:
-        raise UserError("evaluate: no prompts")
     print_duel(result)

@@ -39,7 +39,7 @@ def _models(models: dict[str, Any]) -> Table:
             f"{row['gold_se']:.2f}",
             _share(row["accuracy"]),
             _share(row.get("accuracy_greedy")),
-            f"{row['kl']:.1f}",
+            "-" if row["kl"] is None else f"{row['kl']:.1f}",
             f"{row['length']:.1f}",
             _share(row["eos"]),
             str(row["n"]),

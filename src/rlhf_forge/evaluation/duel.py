@@ -1,18 +1,23 @@
 """Two policies on one base, the same prompts, one judge."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from rlhf_forge.artefact import Expected, check_fits, read_manifest
-from rlhf_forge.backbone.adapter_files import read_adapter
+from rlhf_forge.artefact import (
+    Expected,
+    check_fits,
+    read_manifest,
+    reference_of,
+    require_stage,
+)
+from rlhf_forge.backbone.adapter_files import read_adapter, reads_likelihoods
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig, precision_named
-from rlhf_forge.backbone.loading import load_base
-from rlhf_forge.data.loading import load_examples
+from rlhf_forge.backbone.loading import content_fingerprint, load_base
 from rlhf_forge.data.render import ChatTemplate, load_template
 from rlhf_forge.data.tokenize import PromptExample
 from rlhf_forge.evaluation.judges import Judgement
@@ -25,93 +30,125 @@ from rlhf_forge.evaluation.policies import (
 )
 from rlhf_forge.evaluation.statistics import mean_of, share_of, wins_of
 from rlhf_forge.generation.sampler import Sampling
+from rlhf_forge.hub import base_folder
 
-ROLES = {"policy": "policy", "against": "reference"}
+# The rivals, by role. A reward model that judges has the role reward, and reference is what it
+# reads likelihoods of, whoever the rivals are.
+RIVALS = ("policy", "against")
+POLICY_STAGES = ("sft", "ppo")
 
 
-@dataclass
+@dataclass(frozen=True)
+class Lineup:
+    """Who plays which role on which base: found and checked, no weights loaded.
+
+    Attributes:
+        base: That all share.
+        template: That all share.
+        adapters: Artefact folder of each role; None for the bare base.
+    """
+
+    base: BackboneConfig
+    template: ChatTemplate
+    adapters: dict[str, Path | None]
+
+    def load(self, device: torch.device) -> Backbone:
+        """The base on ``device`` with all roles."""
+        backbone = Backbone(load_base(self.base, device), self.base.lora)
+        for role, folder in self.adapters.items():
+            if folder is None:
+                backbone.add_bare_role(role)
+            else:
+                backbone.add_role(role, read_adapter(folder), trainable=False)
+        return backbone
+
+
+def find_lineup(policy: Path, against: Path | None, judge: Path | None) -> Lineup:
+    """The policy, what it is compared with, and the reward model that judges.
+
+    Args:
+        policy: Artefact of a policy.
+        against: Another; None for the bare base.
+        judge: Artefact of a reward model; None if a function judges.
+
+    Raises:
+        UserError: If one is missing or of the wrong stage, or they do not share base, tokenizer
+            and template, or the base here is not theirs.
+    """
+    manifest = read_manifest(policy)
+    require_stage(manifest, policy, *POLICY_STAGES)
+    template = load_template(str(policy), "tokenizer")
+    expected = Expected(
+        base_fingerprint=content_fingerprint(base_folder(manifest.base)),
+        tokenizer_hash=template.tokenizer_hash,
+        template_hash=template.hash,
+    )
+    check_fits(manifest, expected, policy)
+    adapters: dict[str, Path | None] = {"policy": policy, "against": against}
+    if against is not None:
+        _require(against, expected, *POLICY_STAGES)
+    if judge is not None:
+        _require(judge, expected, "reward")
+        adapters["reward"] = judge
+        if reads_likelihoods(judge):
+            near = [policy] if against is None else [policy, against]
+            adapters["reference"] = reference_of(judge, near=near)
+    base = BackboneConfig(manifest.base, precision_named(manifest.precision))
+    return Lineup(base, template, adapters)
+
+
+def _require(folder: Path, expected: Expected, *stages: str) -> None:
+    manifest = read_manifest(folder)
+    require_stage(manifest, folder, *stages)
+    check_fits(manifest, expected, folder)
+
+
+@dataclass(frozen=True)
 class Duel:
     """A policy and what it is compared with, ready to be judged.
 
     Attributes:
-        backbone: With the roles policy and reference, and reward if a model judges.
+        backbone: With the roles policy and against, and reward if a model judges.
         template: Of both.
-        expected: What a reward model must fit.
+        prompts: To answer.
         sampling: Of the responses.
         seed: Of the responses.
-        prompts: To answer.
+        judge: module:function; None: the role reward judges.
     """
 
     backbone: Backbone
     template: ChatTemplate
-    expected: Expected
+    prompts: Sequence[PromptExample]
     sampling: Sampling
     seed: int
-    prompts: Sequence[PromptExample] = field(default_factory=list)
+    judge: str | None
 
-    @classmethod
-    def between(cls, policy: Path, against: Path, *, sampling: Sampling, seed: int) -> "Duel":
-        """Load both policies on the base they share.
-
-        Raises:
-            UserError: If one is missing, or they do not share base, tokenizer and template.
-        """
-        manifest = read_manifest(policy)
-        expected = Expected(
-            manifest.base_fingerprint, manifest.tokenizer_hash, manifest.template_hash
-        )
-        check_fits(read_manifest(against), expected, against)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        config = BackboneConfig(manifest.base, precision_named(manifest.precision))
-        backbone = Backbone(load_base(config, device), config.lora)
-        for role, folder in (("policy", policy), ("reference", against)):
-            backbone.add_role(role, read_adapter(folder), trainable=False)
-        template = load_template(str(policy), "tokenizer")
-        return cls(backbone, template, expected, sampling, seed)
-
-    def load_prompts(self, path: str, *, number: int, max_length: int, seed: int) -> None:
-        """Read the prompts; those that cannot be used are left out and counted on stderr."""
-        loaded = load_examples(
-            path,
-            self.template,
-            split="validation",
-            columns={},
-            kind="prompts",
-            max_length=max_length,
-            bad_records="skip",
-            seed=seed,
-        )
-        self.prompts = cast("list[PromptExample]", loaded.examples[:number])
-
-    def load_judge(self, folder: Path) -> None:
-        """Let a reward model judge.
-
-        Raises:
-            UserError: If it is missing or does not fit the policies' base and template.
-        """
-        check_fits(read_manifest(folder), self.expected, folder)
-        self.backbone.add_role("reward", read_adapter(folder), trainable=False)
-
-    def result(self, judge: str) -> dict[str, Any]:
-        """Score, accuracy if the judge tells, KL, length, EOS and n of both; the win rate."""
-        answers = {
-            name: sampled_answers(
-                self.backbone, role, self.prompts, self.template, self.sampling, seed=self.seed
-            )
-            for name, role in ROLES.items()
-        }
-        verdicts = {name: self._judged(judge, given) for name, given in answers.items()}
+    def result(self) -> dict[str, Any]:
+        """Score, accuracy if the judge tells, KL from ``against``, and so on; the win rate."""
+        answers = {role: self._answers(role) for role in RIVALS}
+        verdicts = {role: self._judged(given) for role, given in answers.items()}
         wins = share_of(wins_of(verdicts["policy"].scores, verdicts["against"].scores))
         return {
-            "models": {name: _row(verdicts[name], answers[name]) for name in ROLES},
+            "models": {role: _row(verdicts[role], answers[role]) for role in RIVALS},
             "win_rate": {"value": wins.value, "low": wins.low, "high": wins.high, "n": wins.n},
         }
 
-    def _judged(self, judge: str, answers: Answers) -> Judgement:
-        if "reward" in self.backbone.roles:
-            scores = model_scores(self.backbone, "reward", self.prompts, answers.responses)
-            return Judgement(scores, None)
-        return judged(judge, self.prompts, answers)
+    def _answers(self, role: str) -> Answers:
+        return sampled_answers(
+            self.backbone,
+            role,
+            self.prompts,
+            self.template,
+            self.sampling,
+            seed=self.seed,
+            kl_from="against",
+        )
+
+    def _judged(self, answers: Answers) -> Judgement:
+        if self.judge is not None:
+            return judged(self.judge, self.prompts, answers)
+        scores = model_scores(self.backbone, "reward", self.prompts, answers.responses)
+        return Judgement(scores, None)
 
 
 def _row(verdict: Judgement, answers: Answers) -> dict[str, Any]:
