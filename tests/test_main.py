@@ -10,6 +10,7 @@ import pytest
 
 from rlhf_forge.__main__ import main
 from rlhf_forge.errors import UserError
+from rlhf_forge.parsed_stage import parsed_stage
 from tests.tiny_project import QUIET, told, write_base
 
 pytestmark = QUIET
@@ -195,7 +196,7 @@ def test_a_value_out_of_range_in_ppo_is_told_with_its_whole_key(
     gamma = "model.init_args.updates.gamma"
     assert told([*fit, f"--{gamma}", "2"], capsys)[0] == f"{gamma} must be in [0, 1], got 2.0"
     size = "model.init_args.updates.minibatch_size"
-    error = f"{size}: must divide data.batch_size (4), got 3"
+    error = f"{size}: must divide data.batch_size (4) x rollout.responses_per_prompt (1), got 3"
     assert told([*fit, f"--{size}", "3"], capsys)[0] == error
 
 
@@ -229,6 +230,47 @@ def test_what_a_stage_decides_itself_is_refused_with_what_to_set_instead(
     error, hint = told([*FIT, f"--trainer.{key}", value], capsys)
     assert error == f"trainer.{key}: rlhf_forge decides this, got {value}"
     assert hint
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("devices", "2"),
+        ("devices", "auto"),
+        ("devices", "-1"),
+        ("devices", "0,1"),
+        ("devices", "[0, 1]"),
+        ("num_nodes", "2"),
+        ("strategy", "ddp"),
+        ("strategy", "DDPStrategy"),
+    ],
+)
+@pytest.mark.parametrize("word", ["fit", "predict"])
+def test_more_than_one_device_is_refused(
+    word: str, key: str, value: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error, hint = told([word, "--config", "sft.yaml", f"--trainer.{key}", value], capsys)
+    assert error.startswith(f"trainer.{key}: ")
+    assert error.endswith(f"got {value}") or "DDPStrategy" in error
+    assert hint.startswith("rlhf_forge trains on one device")
+
+
+def test_one_device_is_taken_by_number_or_by_index(project: Path) -> None:
+    def devices(*arguments: str) -> object:
+        return parsed_stage(["--config", "sft.yaml", *arguments]).config.trainer.devices
+
+    assert devices() == 1
+    assert devices("--trainer.devices", "[3]") == [3]
+    assert devices("--trainer.devices", "3,") == "3,"
+
+
+def test_processes_that_torchrun_started_are_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    error, hint = told(FIT, capsys)
+    assert error == "WORLD_SIZE: 2 processes were started, and one is to train"
+    assert "without torchrun" in hint
 
 
 def test_what_lightning_refuses_is_one_line_too(
@@ -419,6 +461,7 @@ def test_control_c_ends_with_how_to_go_on(
     assert "--ckpt_path last goes on from lightning_logs/x/sft/checkpoints/last.ckpt" in err
     assert err.endswith("stopped\n")
     assert "Traceback" not in err
+    assert not Path("lightning_logs/x/sft/artefact").exists()
 
 
 def test_print_config_shows_every_key_and_runs_nothing(

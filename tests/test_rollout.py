@@ -44,14 +44,8 @@ def scored(
 
 
 def experience_of(rollout: Rollout) -> Experience:
-    return Experience(
-        tokens=rollout.tokens,
-        mask=rollout.mask,
-        old_log_probs=rollout.log_probs,
-        old_values=rollout.values,
-        advantages=torch.randn(rollout.tokens.shape),
-        returns=torch.randn(rollout.tokens.shape),
-    )
+    advantages, returns = torch.randn(2, *rollout.tokens.shape)
+    return Experience.of(rollout, rollout.mask, advantages, returns)
 
 
 # -- the plan ----------------------------------------------------------------------------------

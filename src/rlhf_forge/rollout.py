@@ -8,6 +8,7 @@ token included. What a token was predicted from stands one to its left, and only
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,7 +30,7 @@ class Rollout:
         finished: False where the length limit cut the response.
         log_probs: Of the policy as it sampled, by the training forward.
         ref_log_probs: Of the reference.
-        values: Critic's estimate before each response token.
+        values: Critic's estimate before each response token; 0 without a critic.
         scores: Normalised reward-model score of each row, read at its last token.
         entropy: Of the policy where each response token was drawn, in nats.
     """
@@ -46,16 +47,36 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Experience:
-    """What an update reads, for some rows; entries as in `Rollout`."""
+    """What an update reads, for some rows; entries as in `Rollout`.
+
+    ``learnt`` is True on the response tokens to learn from; all others go through the forward as
+    they did in scoring, so that the shapes are the same. Without a critic ``returns`` is 0.
+    """
 
     tokens: Int[Tensor, "batch time"]
     mask: Bool[Tensor, "batch time"]
+    learnt: Bool[Tensor, "batch time"]
     old_log_probs: Float[Tensor, "batch time"]
+    ref_log_probs: Float[Tensor, "batch time"]
     old_values: Float[Tensor, "batch time"]
     advantages: Float[Tensor, "batch time"]
     returns: Float[Tensor, "batch time"]
 
-    def rows(self, index: Sequence[int]) -> "Experience":
+    @classmethod
+    def of(cls, rollout: Rollout, learnt: Tensor, advantages: Tensor, returns: Tensor) -> Self:
+        """What is learnt from a rollout, all [batch, time]."""
+        return cls(
+            tokens=rollout.tokens,
+            mask=rollout.mask,
+            learnt=learnt,
+            old_log_probs=rollout.log_probs,
+            ref_log_probs=rollout.ref_log_probs,
+            old_values=rollout.values,
+            advantages=advantages,
+            returns=returns,
+        )
+
+    def rows(self, index: Sequence[int]) -> Self:
         """These rows only, cut to the longest of them."""
         chosen = torch.tensor(index, device=self.tokens.device)
         width = row_width(self.mask[chosen])
@@ -122,7 +143,7 @@ def score_rollout(
     """What policy, reference, critic and reward model make of sampled responses.
 
     Args:
-        backbone: With the roles policy, reference, value and reward.
+        backbone: With the roles policy, reference and reward; and value, if there is a critic.
         tokens: Prompt and response, right-padded.
         mask: True on response tokens.
         finished: False where the length limit cut the response.
@@ -149,12 +170,13 @@ def score_rollout(
             log_probs, entropy = backbone.log_probs(part, targets, temperature=temperature)
         with backbone.using("reference"):
             reference, _ = backbone.log_probs(part, targets, temperature=temperature)
-        with backbone.using("value"):
-            values = values_before(backbone.scalars(part), targets)
+        if "value" in backbone.roles:
+            with backbone.using("value"):
+                values = values_before(backbone.scalars(part), targets)
+            rollout.values[rows, :width] = values
         rollout.log_probs[rows, :width] = log_probs
         rollout.entropy[rows, :width] = entropy
         rollout.ref_log_probs[rows, :width] = reference
-        rollout.values[rows, :width] = values
         at_one = reference if temperature == 1.0 else None
         rollout.scores[rows] = score(backbone, part, targets, ref_log_probs=at_one)
     return rollout

@@ -199,3 +199,19 @@ def test_nothing_to_generate_gives_nothing(backbone: Backbone) -> None:
 def test_an_empty_prompt_is_refused(backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="a token in every prompt"):
         generate(backbone, requests(prompts=[[5], []]), SAMPLED, [], max_rows=8)
+
+
+def test_a_prompt_that_several_requests_share_is_read_once_and_changes_no_response(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = [
+        Request(PROMPTS[row], role, (0, row, draw))
+        for row in (0, 3)
+        for role in ("policy", "base")
+        for draw in range(3)
+    ]
+    alone = [generate(backbone, [request], SAMPLED, [], max_rows=1)[0] for request in shared]
+    sizes = batch_sizes(backbone, monkeypatch)
+    assert generate(backbone, shared, SAMPLED, [], max_rows=12) == alone
+    assert sizes[:2] == [4, 12]
+    assert len({tuple(response.tokens) for response in alone}) == 12

@@ -16,7 +16,7 @@ from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.backbone.scoring import score
 from rlhf_forge.data.module import PreferenceDataModule
 from rlhf_forge.functional.log_probs import chunked_log_probs
-from rlhf_forge.modules.ppo_update import accumulate
+from rlhf_forge.modules.ppo_update import PolicyTerms, accumulate
 from rlhf_forge.modules.settings import UpdateSettings
 from rlhf_forge.modules.sft import SFTModule
 from rlhf_forge.rollout import Experience, Rollout, score_rollout
@@ -113,12 +113,12 @@ def test_an_update_has_logits_for_responses_only_and_pads_to_its_micro_batches(
 ) -> None:
     backbone = four_roles(open_tiny())
     zeros = torch.zeros(TOKENS.shape)
-    experience = Experience(TOKENS, MASK, zeros, zeros, zeros, zeros)
+    experience = Experience(TOKENS, MASK, MASK, zeros, zeros, zeros, zeros, zeros)
     accumulate(
         backbone,
         [experience.rows(batch) for batch in BATCHES],
         UpdateSettings(),
-        temperature=1.0,
+        PolicyTerms(temperature=1.0, max_new_tokens=27),
         backward=lambda loss: None,
     )
     assert spent.logit_rows == int(MASK.sum())

@@ -1,9 +1,15 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
-from rlhf_forge.modules.ppo_update import UpdateStats, accumulate
-from rlhf_forge.modules.settings import UpdateSettings
+from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.modules.ppo_update import PolicyTerms, UpdateStats, accumulate
+from rlhf_forge.modules.settings import Aggregation, UpdateSettings
 from rlhf_forge.rollout import Experience, minibatches, plan_updates, score_rollout
 from tests import tiny
 
@@ -11,49 +17,74 @@ TOKENS = tiny.rows(9, 14, 6, 11)
 MASK = tiny.spans((4, 9), (5, 14), (2, 6), (3, 11))
 FINISHED = torch.ones(4, dtype=torch.bool)
 SETTINGS = UpdateSettings(minibatch_size=4)
+TERMS = PolicyTerms(temperature=0.7, max_new_tokens=12)
+WHOLE = [[0, 1, 2, 3]]
 
 
-def gradients(batches: list[list[int]]) -> tuple[UpdateStats, Tensor]:
-    """Statistics and flat gradient of one step over all rows, cut into ``batches``."""
-    backbone = tiny.four_roles(tiny.open_tiny())
+def experience_of(backbone: Backbone, batches: list[list[int]]) -> Experience:
+    """Of a policy that has moved since, so that clipping has something to do."""
     rollout = score_rollout(backbone, TOKENS, MASK, FINISHED, batches=batches, temperature=0.7)
     generator = torch.Generator().manual_seed(3)
-    # Off-policy on purpose, so that clipping has something to do.
     noise = 0.3 * torch.randn(TOKENS.shape, generator=generator)
-    experience = Experience(
-        tokens=TOKENS,
-        mask=MASK,
-        old_log_probs=rollout.log_probs + noise,
-        old_values=rollout.values + noise,
-        advantages=torch.randn(TOKENS.shape, generator=generator),
-        returns=torch.randn(TOKENS.shape, generator=generator),
+    moved = replace(
+        rollout,
+        log_probs=rollout.log_probs + noise,
+        ref_log_probs=rollout.ref_log_probs + 0.2,
+        values=rollout.values + noise,
     )
+    advantages, returns = torch.randn(2, *TOKENS.shape, generator=generator)
+    return Experience.of(moved, MASK, advantages, returns)
+
+
+def gradients(
+    batches: list[list[int]],
+    settings: UpdateSettings = SETTINGS,
+    terms: PolicyTerms = TERMS,
+    **changes: Any,
+) -> tuple[UpdateStats, dict[str, Tensor]]:
+    """Statistics, and flat gradients by role, of one step over all rows cut into ``batches``."""
+    backbone = tiny.four_roles(tiny.open_tiny())
+    experience = replace(experience_of(backbone, batches), **changes)
     stats = accumulate(
         backbone,
         [experience.rows(rows) for rows in batches],
-        SETTINGS,
-        temperature=0.7,
+        settings,
+        terms,
         backward=torch.autograd.backward,
     )
-    trained = [p for role in ("policy", "value") for p in backbone.parameters_of(role)]
-    return stats, torch.cat([p.grad.flatten() for p in trained if p.grad is not None])
+    return stats, {role: flat(backbone, role) for role in ("policy", "value")}
+
+
+def flat(backbone: Backbone, role: str) -> Tensor:
+    parts = [p.grad.flatten() for p in backbone.parameters_of(role) if p.grad is not None]
+    return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def both(gradient: dict[str, Tensor]) -> Tensor:
+    return torch.cat([gradient["policy"], gradient["value"]])
 
 
 @pytest.mark.parametrize("batches", [[[1], [3], [0], [2]], [[1, 3], [0, 2]], [[1, 0, 2], [3]]])
 def test_how_a_step_is_cut_into_micro_batches_changes_nothing(batches: list[list[int]]) -> None:
-    whole, expected = gradients([[0, 1, 2, 3]])
-    stats, gradient = gradients(batches)
-    assert (gradient - expected).norm() <= 1e-5 * expected.norm()
+    terms = replace(TERMS, kl_coef=0.2)
+    for aggregation in ("token", "sequence", "constant"):
+        settings = replace(SETTINGS, loss_aggregation=aggregation, entropy_coef=0.1)
+        _, expected = gradients(WHOLE, settings, terms)
+        _, gradient = gradients(batches, settings, terms)
+        assert (both(gradient) - both(expected)).norm() <= 1e-5 * both(expected).norm()
+    whole, _ = gradients(WHOLE)
+    stats, _ = gradients(batches)
     assert stats.approx_kl == pytest.approx(whole.approx_kl, rel=1e-4)
     assert stats.clip_fraction == pytest.approx(whole.clip_fraction)
     assert stats.ratio_max == pytest.approx(whole.ratio_max, rel=1e-4)
 
 
 def test_clipping_and_gradients_were_really_at_work_in_these_tests() -> None:
-    stats, gradient = gradients([[0, 1, 2, 3]])
+    stats, gradient = gradients(WHOLE)
     assert 0 < stats.clip_fraction < 1
     assert stats.value_clip_fraction > 0
-    assert gradient.norm() > 0
+    assert gradient["policy"].norm() > 0
+    assert gradient["value"].norm() > 0
 
 
 @pytest.mark.parametrize("precision", tiny.PRECISIONS)
@@ -66,9 +97,101 @@ def test_the_first_minibatch_has_ratio_one_and_no_kl(precision: str) -> None:
     rollout = score_rollout(backbone, TOKENS, MASK, FINISHED, batches=batches, temperature=1.0)
     assert torch.equal(rollout.log_probs, rollout.ref_log_probs)
     zeros = torch.zeros(TOKENS.shape)
-    experience = Experience(TOKENS, MASK, rollout.log_probs, rollout.values, zeros + 1, zeros)
+    learnt = MASK & torch.tensor([True, False, True, False]).unsqueeze(1)
+    experience = Experience.of(rollout, learnt, zeros + 1, zeros)
     first = next(iter(minibatches(experience, plan)))
-    stats = accumulate(backbone, first, SETTINGS, temperature=1.0, backward=torch.autograd.backward)
+    terms = replace(TERMS, temperature=1.0)
+    stats = accumulate(backbone, first, SETTINGS, terms, backward=torch.autograd.backward)
     assert stats.ratio_max == 1.0
     assert stats.approx_kl == 0.0
     assert stats.clip_fraction == 0.0
+
+
+def differs(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return bool((one["policy"] - other["policy"]).norm() > 1e-3 * one["policy"].norm())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("clip_range_high", 0.05),
+        ("clip_range", 0.05),
+        ("dual_clip", 1.01),
+        ("loss_aggregation", "sequence"),
+        ("loss_aggregation", "constant"),
+        ("entropy_coef", 0.1),
+    ],
+)
+def test_every_option_of_the_policys_loss_changes_its_gradient(key: str, value: Any) -> None:
+    _, plain = gradients(WHOLE)
+    _, changed = gradients(WHOLE, replace(SETTINGS, **{key: value}))
+    assert differs(plain, changed)
+    assert_close(plain["value"], changed["value"])
+
+
+def test_a_price_of_kl_in_the_loss_pulls_towards_the_reference() -> None:
+    _, plain = gradients(WHOLE)
+    _, priced = gradients(WHOLE, terms=replace(TERMS, kl_coef=0.2))
+    assert differs(plain, priced)
+
+
+def test_while_only_the_critic_learns_the_policy_gets_no_gradient() -> None:
+    stats, gradient = gradients(WHOLE, terms=replace(TERMS, trained=False))
+    assert gradient["policy"].numel() == 0
+    assert gradient["value"].norm() > 0
+    assert stats.ratio_max > 1
+
+
+@pytest.mark.parametrize("advantage", ["rloo", "grpo", "dr_grpo"])
+def test_without_a_critic_there_is_no_loss_of_one(advantage: Any) -> None:
+    stats, gradient = gradients(WHOLE, replace(SETTINGS, advantage=advantage))
+    assert gradient["value"].numel() == 0
+    assert stats.value_clip_fraction == 0
+
+
+def losses(aggregation: Aggregation, learnt: Tensor) -> float:
+    """Policy loss of a step at ratio 1 with advantage -1, so every token costs exactly 1."""
+    backbone = tiny.four_roles(tiny.open_tiny())
+    found: list[float] = []
+    rollout = score_rollout(backbone, TOKENS, MASK, FINISHED, batches=WHOLE, temperature=0.7)
+    costs = torch.where(torch.arange(14) < 6, -2.0, -1.0).expand(TOKENS.shape)
+    experience = Experience.of(rollout, learnt, costs, torch.zeros(TOKENS.shape))
+    settings = replace(SETTINGS, loss_aggregation=aggregation, advantage="rloo")
+
+    def backward(loss: Tensor) -> None:
+        found.append(loss.item())
+
+    accumulate(
+        backbone,
+        [experience.rows([0, 1]), experience.rows([2, 3])],
+        settings,
+        TERMS,
+        backward=backward,
+    )
+    return sum(found)
+
+
+# Tokens that cost 2 and those that cost 1, row by row: the first six places cost 2.
+TWOS, ONES = (2, 1, 4, 3), (3, 8, 0, 5)
+
+
+def test_aggregations_by_hand() -> None:
+    sums = [2 * two + one for two, one in zip(TWOS, ONES, strict=True)]
+    lengths = [two + one for two, one in zip(TWOS, ONES, strict=True)]
+    assert losses("token", MASK) == pytest.approx(sum(sums) / sum(lengths))
+    assert losses("sequence", MASK) == pytest.approx(mean_of(sums, lengths))
+    assert losses("constant", MASK) == pytest.approx(sum(sums) / (4 * 12))
+
+
+def test_responses_that_teach_nothing_count_nowhere() -> None:
+    learnt = MASK & torch.tensor([True, False, True, True]).unsqueeze(1)
+    kept = [0, 2, 3]
+    sums = [2 * TWOS[row] + ONES[row] for row in kept]
+    lengths = [TWOS[row] + ONES[row] for row in kept]
+    assert losses("token", learnt) == pytest.approx(sum(sums) / sum(lengths))
+    assert losses("sequence", learnt) == pytest.approx(mean_of(sums, lengths))
+    assert losses("constant", learnt) == pytest.approx(sum(sums) / (3 * 12))
+
+
+def mean_of(sums: Sequence[int], lengths: Sequence[int]) -> float:
+    return sum(s / n for s, n in zip(sums, lengths, strict=True)) / len(sums)

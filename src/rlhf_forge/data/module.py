@@ -44,7 +44,7 @@ class PreferenceDataModule(LightningDataModule):
         map: Names of columns: map.prompt=question where the file calls the prompt question.
         bad_records: stop at the first record that cannot be used, or skip and count it.
         max_length: Longest example in tokens; for PPO, longest prompt.
-        batch_size: Rows of one optimiser step; in PPO, responses of one iteration.
+        batch_size: Rows of one optimiser step; in PPO, prompts of one iteration.
         seed: Of the data: its order, and what a function draws.
         workers: Loader processes.
         tokenizer: Of the base; set from the backbone.

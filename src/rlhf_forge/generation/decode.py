@@ -73,58 +73,79 @@ def decode(
     A request ends after an id of ``eos_ids`` (which is yielded) or at ``max_new_tokens``; the loop
     ends with the last of them. Rows do not influence each other's draws.
     """
-    state, tokens = _prefill(backbone, requests, sampling.max_new_tokens)
+    state, logits = _prefill(backbone, requests, sampling.max_new_tokens)
     ends = torch.tensor(sorted(eos_ids), device=backbone.device)
     done = torch.zeros(len(requests), dtype=torch.bool, device=backbone.device)
     for step in range(sampling.max_new_tokens):
-        roles = [requests[row].role for row in state.rows.tolist()]
-        with backbone.using(roles):
-            logits = backbone.next_logits(
-                tokens, state.mask, _new_positions(state, step), state.cache
-            )
         drawn = draw(logits, state.uniforms[:, step], sampling)
         running = ~done[state.rows]
         yield dict(zip(state.rows[running].tolist(), drawn[running].tolist(), strict=True))
         done[state.rows] |= torch.isin(drawn, ends)
         running = ~done[state.rows]
-        if not running.any():
+        if step + 1 == sampling.max_new_tokens or not running.any():
             return
         if running.sum() <= SHRINK_BELOW * len(running):
             state.keep(running)
             drawn = drawn[running]
-        tokens = drawn.unsqueeze(-1)
-        state.mask = torch.cat([state.mask, torch.ones_like(tokens)], dim=1)
+        logits = _read(backbone, requests, state, drawn, step)
+
+
+def _read(
+    backbone: Backbone,
+    requests: Sequence[Request],
+    state: _Running,
+    drawn: Int[Tensor, "running"],
+    step: int,
+) -> Float[Tensor, "running vocab"]:
+    """Logits after the tokens drawn in ``step``."""
+    tokens = drawn.unsqueeze(-1)
+    state.mask = torch.cat([state.mask, torch.ones_like(tokens)], dim=1)
+    positions = (state.positions + step).unsqueeze(-1)
+    with backbone.using([requests[row].role for row in state.rows.tolist()]):
+        return backbone.next_logits(tokens, state.mask, positions, state.cache)
 
 
 def _prefill(
     backbone: Backbone, requests: Sequence[Request], length: int
-) -> tuple[_Running, Int[Tensor, "batch prompt"]]:
-    """State before the first step, and the left-padded prompts as its first tokens."""
+) -> tuple[_Running, Float[Tensor, "batch vocab"]]:
+    """State before the first token is drawn, and the logits to draw it from.
+
+    A prompt that several requests of a role share is read once.
+    """
     if not requests or not all(len(request.prompt) for request in requests):
         raise ValueError("decode needs at least one request, and a token in every prompt")
     device = backbone.device
-    width = max(len(request.prompt) for request in requests)
-    tokens = torch.zeros(len(requests), width, dtype=torch.long)
-    mask = torch.zeros_like(tokens)
-    for row, request in enumerate(requests):
-        tokens[row, width - len(request.prompt) :] = torch.tensor(request.prompt)
-        mask[row, width - len(request.prompt) :] = 1
+    places: dict[tuple[str, tuple[int, ...]], int] = {}
+    owners = [places.setdefault((r.role, tuple(r.prompt)), len(places)) for r in requests]
+    tokens, mask = (part.to(device) for part in _left_padded([prompt for _, prompt in places]))
+    cache = DynamicCache(config=backbone.model.config)
+    with backbone.using([role for role, _ in places]):
+        logits = backbone.next_logits(tokens, mask, (mask.cumsum(-1) - 1).clamp_min(0), cache)
+    index = torch.tensor(owners, device=device)
+    if len(places) < len(requests):
+        cache.batch_select_indices(index)
     uniforms = torch.from_numpy(uniform_draws([request.key for request in requests], length))
     state = _Running(
         rows=torch.arange(len(requests), device=device),
-        mask=mask.to(device),
-        positions=mask.sum(-1).to(device),
+        mask=mask[index],
+        positions=mask.sum(-1)[index],
         uniforms=uniforms.to(device),
-        cache=DynamicCache(config=backbone.model.config),
+        cache=cache,
     )
-    return state, tokens.to(device)
+    return state, logits[index]
 
 
-def _new_positions(state: _Running, step: int) -> Int[Tensor, "running new"]:
-    """Positions of the tokens about to be read: a row's own count of real tokens, pads at 0."""
-    if step == 0:
-        return (state.mask.cumsum(-1) - 1).clamp_min(0)
-    return (state.positions + step - 1).unsqueeze(-1)
+def _left_padded(
+    prompts: Sequence[Sequence[int]],
+) -> tuple[Int[Tensor, "batch prompt"], Int[Tensor, "batch prompt"]]:
+    """Prompts as one batch, and 1 on their tokens; pads, on the left, are 0."""
+    width = max(len(prompt) for prompt in prompts)
+    tokens = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask = torch.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        tokens[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return tokens, mask
 
 
 def generate(

@@ -22,30 +22,33 @@ from rlhf_forge.backbone.scoring import row_ends
 from rlhf_forge.data.collate import PromptBatch, micro_batches
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import Example
-from rlhf_forge.functional.advantages import (
-    generalized_advantage_estimation,
-    missing_eos_scores,
-    token_rewards,
-)
+from rlhf_forge.functional.advantages import token_rewards
 from rlhf_forge.functional.kl import adapt_kl_coef, kl_estimate
-from rlhf_forge.functional.masking import whiten
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_tensors
 from rlhf_forge.modules.checks import require_unit_ratio, require_zero_kl, warn_if_cutting_pays
 from rlhf_forge.modules.optimisation import adamw, apply_gradients, drop_gradients, step_scheduler
+from rlhf_forge.modules.ppo_estimators import (
+    estimate_advantages,
+    learnt_tokens,
+    scaled,
+    shaped_scores,
+)
 from rlhf_forge.modules.ppo_metrics import (
+    critic_metrics,
     iteration_metrics,
     objective_metrics,
     response_sum,
     update_metrics,
 )
-from rlhf_forge.modules.ppo_update import UpdateStats, accumulate
+from rlhf_forge.modules.ppo_update import PolicyTerms, UpdateStats, accumulate
 from rlhf_forge.modules.responses import HELD_OUT, held_out_answers, sample
 from rlhf_forge.modules.roles import add_ppo_roles, data_of, expected_of, open_backbone, template_of
 from rlhf_forge.modules.settings import (
     ObjectiveSettings,
     RolloutSettings,
     UpdateSettings,
+    require_a_baseline,
     require_positive,
 )
 from rlhf_forge.rollout import Experience, Plan, Rollout, minibatches, plan_updates, score_rollout
@@ -56,7 +59,7 @@ class PPOModule(LightningModule):
 
     One batch of prompts is one iteration: sample, score, estimate, update. The reference is the
     frozen SFT adapter, the policy starts as its copy, the critic (``value``) as a copy of the
-    reward model with its head.
+    reward model with its head. ``updates.advantage`` takes another baseline than the critic.
 
     Args:
         backbone: The frozen base and the adapters' shape.
@@ -89,6 +92,7 @@ class PPOModule(LightningModule):
     ) -> None:
         super().__init__()
         require_positive(total_iterations=total_iterations)
+        require_a_baseline(updates.advantage, rollout.responses_per_prompt)
         self.automatic_optimization = False
         self.strict_loading = False
         self.backbone_config = backbone
@@ -97,10 +101,9 @@ class PPOModule(LightningModule):
         self.objective = objective
         self.update_settings = updates
         self.seed = seed
-        self.sampling = Sampling(
-            temperature=rollout.temperature, max_new_tokens=rollout.max_new_tokens
-        )
+        self.sampling = Sampling(rollout.temperature, max_new_tokens=rollout.max_new_tokens)
         self.max_rows = rollout.max_rows
+        self.responses_per_prompt = rollout.responses_per_prompt
         self.kl_coef = objective.kl_coef
         self.seconds: dict[str, float] = {}
         self.parents: dict[str, str] = {}
@@ -125,26 +128,22 @@ class PPOModule(LightningModule):
         )
 
         kl = kl_estimate(rollout.log_probs, rollout.ref_log_probs, estimator="k1")
-        rewards = token_rewards(self.shaped_scores(rollout), kl, rollout.mask, kl_coef=self.kl_coef)
-        advantages, returns = generalized_advantage_estimation(
-            rewards,
-            rollout.values,
-            rollout.mask,
-            gamma=settings.gamma,
-            gae_lambda=settings.gae_lambda,
+        price = self.kl_coef if self.objective.kl_in == "reward" else 0.0
+        rewards = token_rewards(
+            shaped_scores(rollout, self.objective), kl, rollout.mask, kl_coef=price
         )
-        experience = Experience(
-            tokens=rollout.tokens,
-            mask=rollout.mask,
-            old_log_probs=rollout.log_probs,
-            old_values=rollout.values,
-            advantages=whiten(advantages, rollout.mask),
-            returns=returns,
+        if self.objective.scale_rewards:
+            rewards = scaled(rewards, rollout.mask)
+        advantages, returns = estimate_advantages(
+            rollout, rewards, settings, responses_per_prompt=self.responses_per_prompt
         )
+        experience = Experience.of(rollout, learnt_tokens(rollout, settings), advantages, returns)
         with self.timed("update"):
             updates = self.learn(experience, plan)
         step_scheduler(self)
-        metrics = iteration_metrics(rollout, rewards, returns) | update_metrics(updates)
+        metrics = iteration_metrics(rollout, rewards) | update_metrics(updates)
+        if "value" in self.trained_roles:
+            metrics |= critic_metrics(rollout, returns, updates)
         times = {f"time/{phase}": seconds for phase, seconds in self.seconds.items()}
         self.log_dict(metrics | {"objective/kl_coef": self.kl_coef} | times)
         self.log("score", metrics["objective/score"], prog_bar=True, logger=False)
@@ -152,13 +151,15 @@ class PPOModule(LightningModule):
         self.steer_kl_coef(kl, rollout)
 
     def collect(self, batch: PromptBatch) -> tuple[Rollout, Plan]:
-        """Sample a response to every prompt and score it under every role.
+        """Sample responses to every prompt and score them under every role.
 
         The plan of the updates is drawn first: what is scored on the micro-batches of the first
         epoch gives the first update a ratio of exactly 1.
         """
         with self.timed("generate"):
-            tokens, mask, finished = sample(self, batch, iteration=self.iteration)
+            tokens, mask, finished = sample(
+                self, batch, iteration=self.iteration, each=self.responses_per_prompt
+            )
         plan = plan_updates(
             row_ends(mask),
             epochs=self.update_settings.ppo_epochs,
@@ -178,18 +179,6 @@ class PPOModule(LightningModule):
             )
         return rollout, plan
 
-    def shaped_scores(self, rollout: Rollout) -> Tensor:
-        """Scores, clipped, and then replaced where the length limit cut the response.
-
-        In this order: clipping after the rule could lift a penalised row.
-        """
-        clip = self.objective.score_clip
-        return missing_eos_scores(
-            rollout.scores.clamp(-clip, clip),
-            rollout.finished,
-            penalty=self.objective.missing_eos_penalty,
-        )
-
     def learn(self, experience: Experience, plan: Plan) -> list[UpdateStats]:
         """All optimiser steps of one rollout; stops where the policy has moved too far.
 
@@ -197,14 +186,16 @@ class PPOModule(LightningModule):
             Statistics of every step, that at which it stopped included.
         """
         settings = self.update_settings
+        terms = PolicyTerms(
+            temperature=self.sampling.temperature,
+            max_new_tokens=self.sampling.max_new_tokens,
+            kl_coef=self.kl_coef if self.objective.kl_in == "loss" else 0.0,
+            trained=self.iteration >= settings.value_warmup_iterations,
+        )
         updates: list[UpdateStats] = []
         for number, minibatch in enumerate(minibatches(experience, plan)):
             stats = accumulate(
-                self.backbone,
-                minibatch,
-                settings,
-                temperature=self.sampling.temperature,
-                backward=self.manual_backward,
+                self.backbone, minibatch, settings, terms, backward=self.manual_backward
             )
             if number == 0:
                 require_unit_ratio(stats.ratio_max, stats.approx_kl)
@@ -212,7 +203,7 @@ class PPOModule(LightningModule):
                 drop_gradients(self)
                 updates.append(stats)
                 break
-            groups = {role: self.backbone.parameters_of(role) for role in ("policy", "value")}
+            groups = {role: self.backbone.parameters_of(role) for role in self.trained_roles}
             step = apply_gradients(self, groups, max_grad_norm=settings.max_grad_norm)
             updates.append(replace(stats, grad_norms=step.norms, taken=step.taken))
         return updates
@@ -242,17 +233,16 @@ class PPOModule(LightningModule):
             precision=self.backbone_config.precision,
             sft=str(self.sft) if self.reference == "sft" else None,
             reward=str(self.reward),
+            critic="value" in self.trained_roles,
             seed=self.seed,
         )
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         settings = self.update_settings
+        rates = {"policy": settings.learning_rate, "value": settings.value_learning_rate}
         return adamw(
-            {
-                "policy": (self.backbone.parameters_of("policy"), settings.learning_rate),
-                "value": (self.backbone.parameters_of("value"), settings.value_learning_rate),
-            },
+            {role: (self.backbone.parameters_of(role), rates[role]) for role in self.trained_roles},
             schedule="linear",
             warmup_steps=settings.warmup_iterations,
             total_steps=self.total_iterations,
@@ -280,6 +270,11 @@ class PPOModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         require_same_tensors(checkpoint, self.backbone)
         self.kl_coef = checkpoint["kl_coef"]
+
+    @property
+    def trained_roles(self) -> tuple[str, ...]:
+        """The policy, and the critic if the estimator has one."""
+        return ("policy", "value") if self.update_settings.advantage == "gae" else ("policy",)
 
     @property
     def iteration(self) -> int:

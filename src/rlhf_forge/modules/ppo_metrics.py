@@ -25,15 +25,23 @@ def objective_metrics(rollout: Rollout) -> dict[str, float]:
     }
 
 
-def iteration_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor) -> dict[str, float]:
+def iteration_metrics(rollout: Rollout, rewards: Tensor) -> dict[str, float]:
     """Metrics of a rollout as PPO sees it, rewards after the KL price."""
     return {
         **objective_metrics(rollout),
         "objective/reward": response_sum(rewards, rollout.mask).mean().item(),
         "policy/entropy": masked_mean(rollout.entropy, rollout.mask).item(),
-        "value/explained_variance": explained_variance(
-            rollout.values, returns, rollout.mask
-        ).item(),
+    }
+
+
+def critic_metrics(
+    rollout: Rollout, returns: Tensor, updates: Sequence[UpdateStats]
+) -> dict[str, float]:
+    """How well the critic foresaw a rollout, and how its updates went."""
+    share = explained_variance(rollout.values, returns, rollout.mask)
+    return {
+        "value/explained_variance": share.item(),
+        "value/clip_fraction": fmean(u.value_clip_fraction for u in updates),
     }
 
 
@@ -50,11 +58,9 @@ def update_metrics(updates: Sequence[UpdateStats]) -> dict[str, float]:
         "policy/approx_kl": fmean(u.approx_kl for u in updates),
         "policy/clip_fraction": fmean(u.clip_fraction for u in updates),
         "policy/ratio_max": max(u.ratio_max for u in updates),
-        "value/clip_fraction": fmean(u.value_clip_fraction for u in updates),
     }
-    if norms:
-        metrics["policy/grad_norm"] = fmean(norm["policy"] for norm in norms)
-        metrics["value/grad_norm"] = fmean(norm["value"] for norm in norms)
+    for role in norms[0] if norms else ():
+        metrics[f"{role}/grad_norm"] = fmean(norm[role] for norm in norms)
     return metrics
 
 

@@ -3,12 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.scoring import values_before
-from rlhf_forge.functional.losses import clipped_policy_loss, clipped_value_loss
-from rlhf_forge.modules.settings import UpdateSettings
+from rlhf_forge.functional.kl import kl_estimate
+from rlhf_forge.functional.losses import (
+    PolicyStats,
+    ValueStats,
+    clipped_policy_loss,
+    clipped_value_loss,
+)
+from rlhf_forge.modules.settings import Aggregation, UpdateSettings
 from rlhf_forge.rollout import Experience
 
 
@@ -34,58 +42,134 @@ class UpdateStats:
     taken: bool = False
 
 
+@dataclass(frozen=True)
+class PolicyTerms:
+    """What stands beside the clipped loss of the policy.
+
+    Args:
+        temperature: The responses were sampled at.
+        max_new_tokens: Longest response.
+        kl_coef: Price of a nat of KL from the reference, paid in the loss; 0 where it is paid in
+            the reward.
+        trained: False while only the critic learns.
+    """
+
+    temperature: float
+    max_new_tokens: int
+    kl_coef: float = 0.0
+    trained: bool = True
+
+
 def accumulate(
     backbone: Backbone,
     minibatch: Sequence[Experience],
     settings: UpdateSettings,
+    terms: PolicyTerms,
     *,
-    temperature: float,
     backward: Callable[[Tensor], None],
 ) -> UpdateStats:
     """Gradients of one optimiser step, micro-batch by micro-batch.
 
-    Every loss is divided by the token count of the whole step, so how it is cut into micro-batches
+    Every loss is divided by the counts of the whole step, so how it is cut into micro-batches
     changes nothing but memory.
 
     Args:
-        backbone: With the roles policy and value.
+        backbone: With the role policy; and value, if there is a critic.
         minibatch: Its micro-batches.
-        settings: Clip ranges and the weight of the critic's loss.
-        temperature: The responses were sampled at.
+        settings: Clip ranges and the weight of each loss.
+        terms: Of the policy's loss.
         backward: What is called with each loss.
 
     Returns:
         Statistics before the step, which is the caller's to take.
     """
-    num_tokens = sum(int(micro.mask.sum()) for micro in minibatch)
+    counts = _Counts.of(minibatch, terms.max_new_tokens)
     approx_kl = clip_fraction = value_clip_fraction = 0.0
     ratio_max = 0.0
     for micro in minibatch:
-        share = int(micro.mask.sum()) / max(num_tokens, 1)
-        with backbone.using("policy"):
-            log_probs, _ = backbone.log_probs(micro.tokens, micro.mask, temperature=temperature)
-        policy_loss, policy = clipped_policy_loss(
-            log_probs,
-            micro.old_log_probs,
-            micro.advantages,
-            micro.mask,
-            clip_range=settings.clip_range,
-            num_tokens=num_tokens,
-        )
-        backward(policy_loss)
-        with backbone.using("value"):
-            values = values_before(backbone.scalars(micro.tokens), micro.mask)
-        value_loss, value = clipped_value_loss(
-            values,
-            micro.old_values,
-            micro.returns,
-            micro.mask,
-            clip_range=settings.value_clip_range,
-            num_tokens=num_tokens,
-        )
-        backward(settings.value_coef * value_loss)
+        share = int(micro.learnt.sum()) / max(counts.tokens, 1)
+        policy_loss, policy = _policy_loss(backbone, micro, settings, terms, counts)
+        if terms.trained:
+            backward(policy_loss)
+        if settings.advantage == "gae":
+            value_loss, value = _value_loss(backbone, micro, settings, counts)
+            backward(settings.value_coef * value_loss)
+            value_clip_fraction += share * value.clip_fraction.item()
         approx_kl += share * policy.approx_kl.item()
         clip_fraction += share * policy.clip_fraction.item()
-        value_clip_fraction += share * value.clip_fraction.item()
         ratio_max = max(ratio_max, policy.ratio_max.item())
     return UpdateStats(approx_kl, ratio_max, clip_fraction, value_clip_fraction)
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Of the whole optimiser step: tokens and responses to learn from; of all, the longest."""
+
+    tokens: int
+    responses: int
+    max_new_tokens: int
+
+    @classmethod
+    def of(cls, minibatch: Sequence[Experience], max_new_tokens: int) -> "_Counts":
+        tokens = sum(int(micro.learnt.sum()) for micro in minibatch)
+        responses = sum(int(micro.learnt.any(1).sum()) for micro in minibatch)
+        return cls(tokens, responses, max_new_tokens)
+
+    def weights(
+        self, learnt: Bool[Tensor, "batch time"], aggregation: Aggregation
+    ) -> Float[Tensor, "batch time"]:
+        """Weight of each token, so that a sum over tokens / ``tokens`` aggregates as asked."""
+        lengths = learnt.sum(1, keepdim=True).expand(learnt.shape)
+        if aggregation == "token":
+            return torch.ones_like(lengths, dtype=torch.float32)
+        each = self.tokens / max(self.responses, 1)
+        if aggregation == "constant":
+            return torch.full_like(lengths, each / self.max_new_tokens, dtype=torch.float32)
+        return each / lengths.clamp_min(1)
+
+
+def _policy_loss(
+    backbone: Backbone,
+    micro: Experience,
+    settings: UpdateSettings,
+    terms: PolicyTerms,
+    counts: _Counts,
+) -> tuple[Tensor, PolicyStats]:
+    with backbone.using("policy"):
+        log_probs, entropy = backbone.log_probs(
+            micro.tokens, micro.mask, temperature=terms.temperature
+        )
+    weights = counts.weights(micro.learnt, settings.loss_aggregation)
+    loss, stats = clipped_policy_loss(
+        log_probs,
+        micro.old_log_probs,
+        micro.advantages,
+        micro.learnt,
+        clip_range=settings.clip_range,
+        clip_range_high=settings.clip_range_high,
+        dual_clip=settings.dual_clip,
+        weights=weights,
+        num_tokens=counts.tokens,
+    )
+    if not (terms.kl_coef or settings.entropy_coef):
+        return loss, stats
+    # k2: as a loss its gradient is that of KL(policy, reference) where the policy has sampled.
+    kl = kl_estimate(log_probs, micro.ref_log_probs, estimator="k2")
+    beside = terms.kl_coef * kl - settings.entropy_coef * entropy
+    beside = torch.where(micro.learnt, beside * weights, 0.0).sum() / max(counts.tokens, 1)
+    return loss + beside, stats
+
+
+def _value_loss(
+    backbone: Backbone, micro: Experience, settings: UpdateSettings, counts: _Counts
+) -> tuple[Tensor, ValueStats]:
+    with backbone.using("value"):
+        values = values_before(backbone.scalars(micro.tokens), micro.mask)
+    return clipped_value_loss(
+        values,
+        micro.old_values,
+        micro.returns,
+        micro.learnt,
+        clip_range=settings.value_clip_range,
+        num_tokens=counts.tokens,
+    )

@@ -39,12 +39,19 @@ def rows_of(batch: PromptBatch) -> list[list[int]]:
     return [t[m].tolist() for t, m in zip(batch.tokens, batch.mask, strict=True)]
 
 
-def respond(module: Responder, batch: PromptBatch, *, iteration: int) -> list[Response]:
-    """One response a prompt; a row's randomness is a function of (seed, iteration, position)."""
+def respond(
+    module: Responder, batch: PromptBatch, *, iteration: int, each: int = 1
+) -> list[Response]:
+    """``each`` responses a prompt, those to one prompt side by side.
+
+    A response's randomness is a function of (seed, iteration, its number), and its number one of
+    (position of the prompt, place among its responses).
+    """
     positions = batch.positions.tolist()
     requests = [
-        Request(prompt, module.role, (module.seed, iteration, position))
+        Request(prompt, module.role, (module.seed, iteration, position * each + place))
         for prompt, position in zip(rows_of(batch), positions, strict=True)
+        for place in range(each)
     ]
     return generate(
         module.backbone,
@@ -56,11 +63,12 @@ def respond(module: Responder, batch: PromptBatch, *, iteration: int) -> list[Re
 
 
 def sample(
-    module: Responder, batch: PromptBatch, *, iteration: int
+    module: Responder, batch: PromptBatch, *, iteration: int, each: int = 1
 ) -> tuple[Int[Tensor, "batch time"], Bool[Tensor, "batch time"], Bool[Tensor, "batch"]]:
     """Right-padded rows of prompt and response, mask of the response, and what ended itself."""
-    responses = respond(module, batch, iteration=iteration)
-    tokens, mask = join(rows_of(batch), responses, module.backbone.device)
+    responses = respond(module, batch, iteration=iteration, each=each)
+    prompts = [prompt for prompt in rows_of(batch) for _ in range(each)]
+    tokens, mask = join(prompts, responses, module.backbone.device)
     finished = torch.tensor([r.finished for r in responses], device=tokens.device)
     return tokens, mask, finished
 

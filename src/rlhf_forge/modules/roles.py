@@ -66,9 +66,10 @@ def add_ppo_roles(
     precision: str,
     sft: str | None,
     reward: str,
+    critic: bool,
     seed: int,
 ) -> dict[str, str]:
-    """Policy, reference, reward and value, from their parents.
+    """Policy, reference, reward and, with a critic, value, from their parents.
 
     The policy starts as a copy of the reference, and the critic as a copy of the reward model.
 
@@ -78,6 +79,7 @@ def add_ppo_roles(
         precision: Of the base, for the parents' golden values.
         sft: Artefact of the reference; None: the reference is the bare base.
         reward: Artefact of the reward model.
+        critic: Whether there is one.
         seed: Of the policy's adapter, where there is no SFT adapter to copy.
 
     Returns:
@@ -99,7 +101,8 @@ def add_ppo_roles(
     backbone.add_role("reward", scorer, trainable=False)
     require_golden(backbone, "reward", scorer_manifest, precision=precision, where=reward)
     backbone.add_role("policy", policy, trainable=True)
-    backbone.add_role("value", _critic(scorer), trainable=True)
+    if critic:
+        backbone.add_role("value", _critic(scorer), trainable=True)
     return parents
 
 

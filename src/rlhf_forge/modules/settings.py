@@ -1,8 +1,12 @@
 """What a config may set of each stage; the docstrings are the command line's help."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from rlhf_forge.modules.optimisation import Schedule
+
+Advantage = Literal["gae", "rloo", "grpo", "dr_grpo"]
+Aggregation = Literal["token", "sequence", "constant"]
 
 
 @dataclass(frozen=True)
@@ -37,16 +41,18 @@ class RolloutSettings:
         max_new_tokens: A response is cut here.
         temperature: Of sampling, and of every log-probability.
         max_rows: Rows generated at once: more is faster and needs more memory.
+        responses_per_prompt: Drawn for each prompt; all estimators but gae compare them.
     """
 
     max_new_tokens: int = 128
     temperature: float = 1.0
     max_rows: int = 64
+    responses_per_prompt: int = 1
 
     def __post_init__(self) -> None:
         _require(self.max_new_tokens >= 1, "max_new_tokens", "1 or more", self.max_new_tokens)
         _require(self.temperature > 0, "temperature", "above 0", self.temperature)
-        _require(self.max_rows >= 1, "max_rows", "1 or more", self.max_rows)
+        require_positive(max_rows=self.max_rows, responses_per_prompt=self.responses_per_prompt)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,9 @@ class ObjectiveSettings:
         kl_horizon: Responses over which the steering takes effect.
         score_clip: Scores are clipped to plus or minus this.
         missing_eos_penalty: A response cut by the length limit scores minus this.
+        kl_in: Where the price is paid: reward (k1, token by token), or loss (k2 beside the
+            policy's).
+        scale_rewards: Divide each rollout's token rewards by their standard deviation.
     """
 
     kl_coef: float = 0.05
@@ -66,6 +75,8 @@ class ObjectiveSettings:
     kl_horizon: int = 10_000
     score_clip: float = 5.0
     missing_eos_penalty: float = 1.0
+    kl_in: Literal["reward", "loss"] = "reward"
+    scale_rewards: bool = False
 
     def __post_init__(self) -> None:
         _require(self.kl_coef >= 0, "kl_coef", "0 or more", self.kl_coef)
@@ -81,33 +92,52 @@ class UpdateSettings:
     """How PPO learns from a rollout.
 
     Args:
+        advantage: gae (with a critic), or against the other responses to the prompt: rloo, grpo,
+            dr_grpo. Those three load no critic, and what is said of it below is not used.
         ppo_epochs: Passes over each rollout.
         minibatch_size: Responses of one optimiser step; divides the rollout.
         micro_batch_tokens: Padded tokens of one forward and backward: the memory knob.
         gamma: Discount per token.
         gae_lambda: From 0 (one step) to 1 (Monte Carlo).
+        value_gae_lambda: Of the critic's targets; none: gae_lambda.
         clip_range: The ratio's gain ends at 1 plus or minus this.
+        clip_range_high: How far above 1 instead (clip-higher); none: clip_range.
+        dual_clip: A token with a negative advantage costs at most this many times it; none: no
+            limit.
+        loss_aggregation: token (mean over all tokens of the step), sequence (mean over responses of
+            each one's mean), constant (sum over responses / max_new_tokens).
+        entropy_coef: Reward for each nat of entropy.
+        learn_from_cut: Whether responses cut by the length limit teach anything.
         value_clip_range: The critic moves at most this far from its old estimate, score units.
         value_coef: Weight of the critic's loss.
         target_kl: Leave a rollout once new and old policy differ by more nats a token; none: no.
         learning_rate: Of the policy.
         value_learning_rate: Of the critic.
+        value_warmup_iterations: First iterations, in which only the critic learns.
         warmup_iterations: Iterations over which both rise from 0; then they fall linearly to 0.
         max_grad_norm: Policy and critic are each scaled down to it.
         eps: Adam's.
     """
 
+    advantage: Advantage = "gae"
     ppo_epochs: int = 2
     minibatch_size: int = 32
     micro_batch_tokens: int = 8192
     gamma: float = 1.0
     gae_lambda: float = 0.95
+    value_gae_lambda: float | None = None
     clip_range: float = 0.2
+    clip_range_high: float | None = None
+    dual_clip: float | None = None
+    loss_aggregation: Aggregation = "token"
+    entropy_coef: float = 0.0
+    learn_from_cut: bool = True
     value_clip_range: float = 0.2
     value_coef: float = 0.1
     target_kl: float | None = 0.02
     learning_rate: float = 2e-5
     value_learning_rate: float = 5e-5
+    value_warmup_iterations: int = 0
     warmup_iterations: int = 0
     max_grad_norm: float = 1.0
     eps: float = 1e-5
@@ -123,13 +153,19 @@ class UpdateSettings:
             "max_grad_norm",
         ):
             _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
-        for name in ("warmup_iterations", "value_coef"):
+        for name in (
+            "warmup_iterations",
+            "value_warmup_iterations",
+            "value_coef",
+            "entropy_coef",
+        ):
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
-        for name in ("gamma", "gae_lambda"):
-            _require(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
-        _require(
-            self.target_kl is None or self.target_kl > 0, "target_kl", "above 0", self.target_kl
-        )
+        for name in ("gamma", "gae_lambda", "value_gae_lambda"):
+            got = getattr(self, name)
+            _require(got is None or 0 <= got <= 1, name, "in [0, 1]", got)
+        for name, bound in (("target_kl", 0), ("clip_range_high", 0), ("dual_clip", 1)):
+            got = getattr(self, name)
+            _require(got is None or got > bound, name, f"above {bound}", got)
 
 
 def require_positive(**settings: int) -> None:
@@ -140,6 +176,20 @@ def require_positive(**settings: int) -> None:
     """
     for name, got in settings.items():
         _require(got >= 1, name, "1 or more", got)
+
+
+def require_a_baseline(advantage: Advantage, responses_per_prompt: int) -> None:
+    """Refuse an estimator without critic that has no other responses to compare with.
+
+    Raises:
+        ValueError: All its advantages would be 0.
+    """
+    _require(
+        advantage == "gae" or responses_per_prompt > 1,
+        f"rollout.responses_per_prompt with updates.advantage {advantage}",
+        "2 or more",
+        responses_per_prompt,
+    )
 
 
 def _require(holds: bool, name: str, rule: str, got: object) -> None:
