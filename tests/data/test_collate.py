@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 from lightning.fabric.utilities import move_data_to_device
 
 from rlhf_forge.data.collate import (
+    CUT_COST,
     PairBatch,
     PromptBatch,
     SequenceBatch,
@@ -115,7 +118,25 @@ def test_micro_batches_hold_every_row_once_and_keep_to_the_budget(
 
 
 def test_micro_batches_begin_with_the_longest_rows_and_keep_equals_in_order() -> None:
-    assert micro_batches([3, 9, 3, 5], max_tokens=10) == [[1], [3, 0], [2]]
+    assert micro_batches([3, 9, 3, 5], max_tokens=10) == [[1], [3], [0, 2]]
+    assert micro_batches([3, 9, 3, 5], max_tokens=100) == [[1, 3, 0, 2]]
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=7), st.integers(1, 2000))
+def test_no_other_cuts_of_the_sorted_rows_cost_less(lengths: list[int], max_tokens: int) -> None:
+    def cost(cuts: list[list[int]]) -> int:
+        return sum(len(cut) * cut[0] + CUT_COST for cut in cuts)
+
+    ordered = sorted(lengths, reverse=True)
+    others = []
+    for marks in product([False, True], repeat=len(ordered) - 1):
+        cuts = [ordered[:1]]
+        for mark, length in zip(marks, ordered[1:], strict=True):
+            cuts = [*cuts, [length]] if mark else [*cuts[:-1], [*cuts[-1], length]]
+        if all(len(cut) == 1 or len(cut) * cut[0] <= max_tokens for cut in cuts):
+            others.append(cost(cuts))
+    ours = [[lengths[row] for row in cut] for cut in micro_batches(lengths, max_tokens=max_tokens)]
+    assert cost(ours) == min(others)
 
 
 def test_a_budget_without_room_is_refused() -> None:
