@@ -191,7 +191,7 @@ def stage_lines() -> list[list[str]]:
 def test_a_training_command_on_a_page_parses(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlhf_forge.cli import parsed_stage
+    from rlhf_forge.parsed_stage import parsed_stage
 
     for page in PAGES:
         for name, block in NAMED_LINES.findall(page.read_text()):
@@ -206,7 +206,7 @@ def test_a_training_command_on_a_page_parses(
 def test_config_lines_on_a_page_fit_the_config_they_go_after(
     base: str, block: str, tmp_path: Path
 ) -> None:
-    from rlhf_forge.cli import parsed_stage
+    from rlhf_forge.parsed_stage import parsed_stage
 
     path = tmp_path / "lines.yaml"
     path.write_text(block)

@@ -1,12 +1,13 @@
 """What makes a stage run again, and what does not."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from rlhf_forge.cli import parsed_stage
 from rlhf_forge.fingerprint import has_finished
+from rlhf_forge.parsed_stage import parsed_stage
 from tests.tiny_project import PAIRS, QUIET, write_base, write_pairs
 
 pytestmark = QUIET
@@ -38,6 +39,9 @@ def test_what_is_computed_counts(arguments: list[str], project: Path) -> None:
         ["--checkpoint_every", "7"],
         ["--trainer.enable_progress_bar", "false"],
         ["--ckpt_path", "last"],
+        ["--data.workers", "1"],
+        ["--trainer.callbacks+=LearningRateMonitor"],
+        ["--trainer.callbacks+=rlhf_forge.callbacks.samples.SampleWriter"],
     ],
 )
 def test_where_it_goes_and_how_it_is_watched_does_not_count(
@@ -69,6 +73,40 @@ def test_the_contents_of_data_validation_template_and_base_count(project: Path) 
     seen.append(fingerprint("sft", *template))
     Path("mine.jinja").write_text("two")
     seen.append(fingerprint("sft", *template))
+    assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [["EarlyStopping", "monitor", "val/loss"], ["StochasticWeightAveraging", "swa_lrs", "1.0"]],
+)
+def test_a_callback_that_may_change_what_is_trained_counts(
+    callback: list[str], project: Path
+) -> None:
+    name, key, value = callback
+    given = [f"--trainer.callbacks+={name}", f"--trainer.callbacks.{key}", value]
+    assert fingerprint("sft", *given) != fingerprint()
+
+
+def test_the_contents_of_a_folder_of_data_count(project: Path) -> None:
+    from datasets import Dataset
+
+    seen = []
+    for rows in (PAIRS, PAIRS[:-1]):
+        shutil.rmtree("saved", ignore_errors=True)
+        Dataset.from_list(rows).save_to_disk("saved")
+        seen.append(fingerprint("sft", "--data.path", "saved"))
+    assert seen[0] != seen[1]
+
+
+def test_the_contents_behind_a_tilde_count(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(project))
+    where = ["--data.path", "~/pairs.jsonl", "--model.init_args.backbone.path", "~/base"]
+    seen = [fingerprint("sft", *where)]
+    write_pairs(Path("pairs.jsonl"), PAIRS[:-1])
+    seen.append(fingerprint("sft", *where))
+    write_base(Path("base"), seed=1)
+    seen.append(fingerprint("sft", *where))
     assert len(set(seen)) == len(seen)
 
 

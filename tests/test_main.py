@@ -175,7 +175,7 @@ def test_a_mistake_in_a_file_is_told_as_one_on_the_command_line(
         ),
         ("model.init_args.total_steps", "0", " must be 1 or more, got 0"),
         ("model.init_args.micro_batch_tokens", "0", " must be 1 or more, got 0"),
-        ("model.init_args.optimizer.learning_rate", "-1", " must be above 0, got -1.0"),
+        ("model.init_args.optimizer.learning_rate", "-1", " must be above 0 and finite, got -1.0"),
         ("model.init_args.sampling.top_p", "3", " must be in (0, 1], got 3.0"),
         ("data.batch_size", "0", ": must be 1 or more, got 0"),
         ("seed_everything", "true", ": must be a whole number, got True"),

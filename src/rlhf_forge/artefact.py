@@ -53,6 +53,8 @@ class Manifest:
         reward_std: Raw scores are divided by it. 1 for policies.
         golden: About eight texts with their values.
         metrics: End metrics of the run.
+        steps: Batches that it was trained on.
+        planned_steps: What the config asked for: more, if EarlyStopping ended the run.
         format: Version of this file.
     """
 
@@ -70,6 +72,8 @@ class Manifest:
     reward_std: float = 1.0
     golden: list[Golden] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    planned_steps: int = 0
     format: int = FORMAT
 
 

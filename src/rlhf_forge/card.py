@@ -13,7 +13,7 @@ tags: [rlhf, {stage}, lora]
 # {title}
 
 A LoRA adapter trained by the {stage} stage of rlhf_forge on `{base}`
-({precision}, fingerprint `{fingerprint}`).
+({precision}, fingerprint `{fingerprint}`){ended}.
 
 {parents}
 
@@ -42,12 +42,14 @@ def write_card(manifest: Manifest, folder: Path) -> None:
     """Write ``README.md`` from what the manifest knows."""
     parents = [f"Parent: {role} `{fp[:12]}`." for role, fp in manifest.parents.items()]
     metrics = [f"| {name} | {value:.4g} |" for name, value in sorted(manifest.metrics.items())]
+    early = manifest.steps < manifest.planned_steps
     text = CARD.format(
         base=manifest.base,
         stage=manifest.stage,
         title=f"{manifest.stage} on {manifest.base}",
         precision=manifest.precision,
         fingerprint=manifest.base_fingerprint[:12],
+        ended=f", ended early after {manifest.steps} of {manifest.planned_steps} steps" * early,
         parents=" ".join(parents) or "No parents.",
         metrics="\n".join(metrics),
         mean=manifest.reward_mean,

@@ -2,47 +2,31 @@
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from rlhf_forge.callbacks.artefact_writer import ArtefactWriter
-from rlhf_forge.callbacks.checkpoints import AtomicCheckpointIO, IterationCheckpoint
-from rlhf_forge.callbacks.config_writer import ConfigWriter
-from rlhf_forge.callbacks.defaults import quiet, trainer_defaults
-from rlhf_forge.callbacks.predictions import PREDICTIONS
-from rlhf_forge.data.module import PreferenceDataModule
-from rlhf_forge.errors import UserError
-from rlhf_forge.fingerprint import fingerprint_of, has_finished
-from rlhf_forge.parsing import first_line
-from rlhf_forge.run_folder import find_checkpoint, last_checkpoint, set_aside, stage_folder
-from rlhf_forge.stage_config import (
-    STAGE_CLASSES,
-    base_of,
-    class_at,
-    command_for,
-    fill_in_parents,
-    found_configs,
-    kind_of,
-    length_of,
-    one_line,
-    refuse_trainer_keys,
-    require_parents,
-    require_whole_minibatches,
-    seed_of,
+from rlhf_forge.callbacks.checkpoints import (
+    AtomicCheckpointIO,
+    IterationCheckpoint,
+    require_same_run,
 )
-from rlhf_forge.stage_parser import StageParser, add_class_arguments, add_run_arguments
+from rlhf_forge.callbacks.predictions import PREDICTIONS
+from rlhf_forge.errors import UserError
+from rlhf_forge.fingerprint import has_finished
+from rlhf_forge.parsed_stage import ParsedStage
+from rlhf_forge.parsing import first_line
+from rlhf_forge.run_folder import find_checkpoint, last_checkpoint, set_aside
+from rlhf_forge.stage_config import class_at, length_of, missing_parents, one_line
 
-# The word of a command line that is parsed and not run.
-PARSE_ONLY = "parse"
 # Said by us, on the right stream.
 QUIETLY: dict[str, dict[str, bool]] = {
     "fit": {},
@@ -53,68 +37,18 @@ QUIETLY: dict[str, dict[str, bool]] = {
 AFTER = {"sft": "reward", "reward": "ppo"}
 
 
-class ForgeCLI(LightningCLI):
-    """Registers and links; a run lands in lightning_logs/<run>/<stage>.
-
-    Args:
-        word: fit, validate, test or predict.
-        arguments: What stands behind it.
-        options: Of LightningCLI.
-    """
-
-    def __init__(self, word: str, arguments: Sequence[str], **options: Any) -> None:
-        self.word = word
-        self.typed = list(arguments)
-        # Lightning warns if it is given arguments while there are some on the real command line.
-        argv, sys.argv = sys.argv, sys.argv[:1]
-        try:
-            super().__init__(**options)
-        finally:
-            sys.argv = argv
-
-    @override
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        add_run_arguments(parser, self.word)
-
-    @override
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        defaults = {k: v for k, v in self.trainer_defaults.items() if k != "callbacks"}
-        add_class_arguments(parser, PreferenceDataModule, defaults)
-
-    @override
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=seed_of)
-        parser.link_arguments("model", "data.tokenizer", compute_fn=base_of)
-        parser.link_arguments("model", "data.kind", compute_fn=kind_of)
-
-    @property
-    def stage(self) -> str:
-        """sft, reward or ppo."""
-        stage: str = class_at(self.config.model.class_path).stage
-        return stage
-
-    @property
-    def fingerprint(self) -> str:
-        """What the stage depends on; see `fingerprint_of`."""
-        return fingerprint_of(self.config.as_dict())
-
-    @property
-    def folder(self) -> Path:
-        """Where this run's stage lives."""
-        return stage_folder(self.config.run, self.stage)
+class ForgeCLI(ParsedStage):
+    """A parsed stage that runs, into lightning_logs/<run>/<stage>."""
 
     @override
     def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
         config = self.config
-        if config.checkpoint_every < 1:
-            raise UserError(f"checkpoint_every: must be 1 or more, got {config.checkpoint_every}")
-        refuse_trainer_keys(config.trainer)
-        require_whole_minibatches(config.data.batch_size, config.model.init_args)
-        fill_in_parents(config.model.init_args, config.run)
-        if self.word == PARSE_ONLY:
-            return
-        commands = {stage: self.command_of(stage) for stage in ("sft", "reward")}
-        require_parents(config.model.init_args, stage=self.stage, commands=commands)
+        for mistake in self.mistakes():
+            raise mistake
+        arguments = config.model.init_args
+        for mistake in missing_parents(arguments, stage=self.stage, command_of=self.command_of):
+            raise mistake
         checkpoint = find_checkpoint(config.ckpt_path, self.folder, word=self.word)
         config.ckpt_path = None if checkpoint is None else str(checkpoint)
         if self.word == "predict":
@@ -123,7 +57,7 @@ class ForgeCLI(LightningCLI):
     @override
     def instantiate_classes(self) -> None:
         with one_line(self.config.as_dict()):
-            super().instantiate_classes()
+            LightningCLI.instantiate_classes(self)
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -186,15 +120,17 @@ class ForgeCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Keep what is there, and add the callbacks that need the parsed config."""
-        config = self.config
+        config, checkpoint = self.config, self.config.ckpt_path
+        if checkpoint is not None:
+            require_same_run(Path(checkpoint), self.dependencies)
         if config.trainer.fast_dev_run:
             return
-        if config.ckpt_path is None:
+        if checkpoint is None or self.folder.resolve() not in Path(checkpoint).resolve().parents:
             # A mistake in the data is found before anything is moved.
             self.datamodule.setup("fit")
             rank_zero_only(set_aside)(self.folder)
         self.trainer.callbacks += [  # type: ignore[attr-defined]
-            IterationCheckpoint(config.checkpoint_every, self.fingerprint),
+            IterationCheckpoint(config.checkpoint_every, self.dependencies),
             ArtefactWriter(self.fingerprint),
         ]
 
@@ -220,34 +156,11 @@ class ForgeCLI(LightningCLI):
         following = AFTER.get(self.stage)
         sys.stderr.write(f"next: {self.command_of(following) if following else chat}\n")
 
-    def command_of(self, stage: str) -> str:
-        """What to type to train another stage of this run."""
-        return command_for(stage, self.typed, run=self.config.run)
-
     @rank_zero_only
     def _say_how_to_go_on(self) -> None:
         last = last_checkpoint(self.config.run, self.stage)
         if self.word == "fit" and last.is_file():
             sys.stderr.write(f"hint: the same with --ckpt_path last goes on from {last}\n")
-
-
-class ParsedStage(ForgeCLI):
-    """A stage's config as `fit` would see it, with nothing instantiated and nothing run."""
-
-    @override
-    def instantiate_classes(self) -> None:
-        pass
-
-    def module(self) -> Any:
-        """The stage's module, without weights."""
-        with one_line(self.config.as_dict()):
-            return self.parser.instantiate(self.config).model
-
-    def data(self) -> PreferenceDataModule:
-        """The stage's data, read and tokenized."""
-        data = PreferenceDataModule(**self.config.data.as_dict())
-        data.setup("validate")
-        return data
 
 
 def run_stage(word: str, arguments: Sequence[str]) -> ForgeCLI:
@@ -260,33 +173,6 @@ def run_stage(word: str, arguments: Sequence[str]) -> ForgeCLI:
     Raises:
         UserError: For a mistake in the command line, the config, the data or the artefacts.
     """
-    cli = ForgeCLI(word, arguments, **_options(arguments))
+    cli = ForgeCLI(word, arguments)
     cli.run()
     return cli
-
-
-def parsed_stage(arguments: Sequence[str]) -> ParsedStage:
-    """Parse a stage's command line without running it.
-
-    Raises:
-        UserError: For a mistake in the command line or the config.
-    """
-    return ParsedStage(PARSE_ONLY, arguments, **_options(arguments))
-
-
-def _options(arguments: Sequence[str]) -> dict[str, Any]:
-    """What LightningCLI is set up with; the stages' names are known afterwards."""
-    quiet()
-    for module in STAGE_CLASSES.values():
-        import_module(module)
-    return {
-        "model_class": LightningModule,
-        "datamodule_class": PreferenceDataModule,
-        "subclass_mode_model": True,
-        "args": found_configs(arguments),
-        "run": False,  # one parser in place of four; `run` calls the Trainer
-        "parser_class": StageParser,
-        "auto_configure_optimizers": False,
-        "save_config_callback": ConfigWriter,
-        "trainer_defaults": trainer_defaults(),
-    }

@@ -1,18 +1,15 @@
 """What the config of a stage may not say, and what is filled in where it is silent."""
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlhf_forge.artefact import MANIFEST
 from rlhf_forge.errors import UserError
 from rlhf_forge.parsing import first_line, innermost
-from rlhf_forge.presets import find_config
 from rlhf_forge.run_folder import stage_folder
 from rlhf_forge.words import nearest
 
@@ -24,6 +21,7 @@ STAGE_CLASSES = {
 }
 # A run is one virtual epoch, as long as total_steps or total_iterations says.
 LENGTH = "set model.init_args.total_steps (total_iterations in PPO) instead"
+ONE_DEVICE = "rlhf_forge trains on one device: --trainer.devices 1, or [2] for the third GPU"
 # Keys of the Trainer that would break what the stages promise: legal values, and the way out.
 TRAINER_KEYS: dict[str, tuple[tuple[object, ...], str]] = {
     **dict.fromkeys(
@@ -37,94 +35,57 @@ TRAINER_KEYS: dict[str, tuple[tuple[object, ...], str]] = {
     "gradient_clip_val": ((None,), "set max_grad_norm of the stage's optimizer or updates instead"),
     "precision": (("32-true", "32", 32), "set model.init_args.backbone.precision instead"),
     "default_root_dir": ((None,), "set run: the folder is lightning_logs/<run>/<stage>"),
-}
-# Keys that follow from others, and from which.
-LINKED = {
-    "model.init_args.seed": "seed_everything",
-    "data.tokenizer": "model.init_args.backbone.path",
-    "data.kind": "the class of the model",
+    # Counts are not summed over processes, so on several devices they would be wrong.
+    "num_nodes": ((1,), ONE_DEVICE),
+    "strategy": (("auto", "single_device"), ONE_DEVICE),
 }
 PARENTS = ("sft", "reward")
 
 
-def found_configs(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the file that each --config means.
-
-    Raises:
-        UserError: If there is no such file, or it is not YAML, or sets what follows from others.
-    """
-    found: list[str] = []
-    for previous, argument in zip(["", *arguments], arguments, strict=False):
-        if previous in {"--config", "-c"}:
-            found.append(str(_checked(find_config(argument))))
-        elif argument.startswith("--config="):
-            found.append(f"--config={_checked(find_config(argument.removeprefix('--config=')))}")
-        else:
-            refuse_linked(argument.removeprefix("--").split("=")[0])
-            found.append(argument)
-    return found
+def mistakes_in(config: Any) -> Iterator[UserError]:
+    """All that a parsed config says and may not, each with what to set instead."""
+    if config.checkpoint_every < 1:
+        yield UserError(f"checkpoint_every: must be 1 or more, got {config.checkpoint_every}")
+    yield from _mistakes_in_trainer(config.trainer)
+    yield from _mistakes_in_sizes(config.data.batch_size, config.model.init_args)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
-
-    Raises:
-        UserError: If it holds none; with file and line.
-    """
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not YAML: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"{path}: not YAML: not text in UTF-8") from None
-    if not isinstance(config, dict):
-        kind = "nothing" if config is None else f"a {type(config).__name__}"
-        raise UserError(f"{path}: holds {kind}, where a config has keys: model, data, run")
-    return config
-
-
-def refuse_linked(key: str) -> None:
-    """Refuse a key that follows from others: the other would beat it without a word.
-
-    Raises:
-        UserError: Naming what it follows from.
-    """
-    whole = re.sub(r"^model\.seed$", "model.init_args.seed", key)
-    if whole in LINKED:
-        raise UserError(f"{key}: follows from {LINKED[whole]}, so it cannot be set by itself")
-
-
-def refuse_trainer_keys(trainer: Mapping[str, Any]) -> None:
-    """Refuse what the stages decide themselves.
-
-    Raises:
-        UserError: Naming the key, and what to set instead.
-    """
+def _mistakes_in_trainer(trainer: Any) -> Iterator[UserError]:
     for key, (legal, way_out) in TRAINER_KEYS.items():
         value = trainer.get(key)
         if value not in legal:
-            raise UserError(f"trainer.{key}: rlhf_forge decides this, got {value}", hint=way_out)
+            got = getattr(value, "class_path", value)
+            yield UserError(f"trainer.{key}: rlhf_forge decides this, got {got}", hint=way_out)
+    if not _is_one_device(trainer.devices):
+        yield UserError(
+            f"trainer.devices: must name one device, got {trainer.devices}", hint=ONE_DEVICE
+        )
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        yield UserError(
+            f"WORLD_SIZE: {processes} processes were started, and one is to train",
+            hint="start it as `python -m rlhf_forge`, without torchrun",
+        )
 
 
-def require_whole_minibatches(batch_size: int, arguments: Any) -> None:
-    """Refuse a batch that cannot be cut into the minibatches of PPO.
+def _is_one_device(devices: Any) -> bool:
+    """Whether Lightning takes exactly one: the number 1, or a list of one index."""
+    if isinstance(devices, str) and "," in devices:
+        devices = [index for index in devices.split(",") if index.strip()]
+    return len(devices) == 1 if isinstance(devices, list) else devices in {1, "1"}
 
-    Args:
-        batch_size: Rows of a batch.
-        arguments: Of the model.
 
-    Raises:
-        UserError: Naming both keys.
-    """
+def _mistakes_in_sizes(batch_size: int, arguments: Any) -> Iterator[UserError]:
+    """A batch must be cut into whole minibatches, where there are minibatches."""
     if batch_size < 1:
-        raise UserError(f"data.batch_size: must be 1 or more, got {batch_size}")
-    size = arguments.updates.minibatch_size if "updates" in arguments else 1
-    if size >= 1 and batch_size % size:
-        raise UserError(
-            f"model.init_args.updates.minibatch_size: must divide data.batch_size ({batch_size}), "
-            f"got {size}"
+        yield UserError(f"data.batch_size: must be 1 or more, got {batch_size}")
+    if "updates" not in arguments:
+        return
+    size, each = arguments.updates.minibatch_size, arguments.rollout.responses_per_prompt
+    if size >= 1 and batch_size * each % size:
+        yield UserError(
+            "model.init_args.updates.minibatch_size: must divide data.batch_size "
+            f"({batch_size}) x rollout.responses_per_prompt ({each}), got {size}"
         )
 
 
@@ -135,26 +96,29 @@ def fill_in_parents(arguments: Any, run: str) -> None:
             arguments[parent] = str(stage_folder(run, parent) / "artefact")
 
 
-def require_parents(arguments: Any, *, stage: str, commands: Mapping[str, str]) -> None:
-    """Refuse to start a stage before those that it builds on.
+def parents_of(arguments: Any) -> dict[str, Path]:
+    """Artefact folder of each stage that the stage with these arguments builds on."""
+    unneeded = {"sft"} if arguments.get("reference") == "base" else set()
+    given = {parent: arguments.get(parent) for parent in PARENTS if parent not in unneeded}
+    return {parent: Path(folder) for parent, folder in given.items() if folder is not None}
+
+
+def missing_parents(
+    arguments: Any, *, stage: str, command_of: Callable[[str], str]
+) -> Iterator[UserError]:
+    """What keeps a stage from starting before those that it builds on.
 
     Args:
         arguments: Of the model.
         stage: Which is to start.
-        commands: What to type for each parent.
-
-    Raises:
-        UserError: Naming the first parent that is missing.
+        command_of: What to type for a parent.
     """
-    for parent in PARENTS:
-        given = arguments.get(parent)
-        unneeded = parent == "sft" and arguments.get("reference") == "base"
-        if given is None or unneeded or (Path(given) / MANIFEST).is_file():
-            continue
-        raise UserError(
-            f"{stage}: needs the artefact of stage {parent}, and there is none in {given}",
-            hint=f"{commands[parent]} makes it",
-        )
+    for parent, folder in parents_of(arguments).items():
+        if not (folder / MANIFEST).is_file():
+            yield UserError(
+                f"{stage}: needs the artefact of stage {parent}, and there is none in {folder}",
+                hint=f"{command_of(parent)} makes it",
+            )
 
 
 @contextmanager
@@ -188,34 +152,6 @@ def class_at(class_path: str) -> Any:
         ) from None
 
 
-def stage_of(path: Path) -> str | None:
-    """The stage that a config declares by its model's class; None if it has no model.
-
-    Raises:
-        UserError: If it is not YAML, or the class is none.
-    """
-    model = read_config(path).get("model")
-    class_path = model.get("class_path") if isinstance(model, dict) else None
-    return None if class_path is None else str(class_at(str(class_path)).stage)
-
-
-def command_for(stage: str, typed: Sequence[str], *, run: str) -> str:
-    """What to type to train a stage with the config that lies beside the one that was typed.
-
-    Args:
-        stage: Which.
-        typed: The command line of the present stage.
-        run: Name of the run.
-    """
-    name = f"{stage.upper()}.yaml"
-    for config in _configs_in(typed):
-        for path in sorted(find_config(config).parent.glob("*.yaml")):
-            with suppress(UserError):  # a broken file is not the one
-                if stage_of(path) == stage:
-                    name = str(Path(config).with_name(path.name))
-    return f"python -m rlhf_forge fit --config {name} --run {run}"
-
-
 def base_of(model: Any) -> str:
     """The base that a parsed model stands on: data takes its tokenizer from there."""
     if model is None:
@@ -246,22 +182,6 @@ def seed_of(seed: object) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise UserError(f"seed_everything: must be a whole number, 0 or more, got {seed}")
     return seed
-
-
-def _configs_in(arguments: Sequence[str]) -> list[str]:
-    """What was typed behind each --config."""
-    pairs = zip(["", *arguments], arguments, strict=False)
-    return [
-        word.removeprefix("--config=")
-        for before, word in pairs
-        if before in {"--config", "-c"} or word.startswith("--config=")
-    ]
-
-
-def _checked(path: Path) -> Path:
-    for key in _keys(read_config(path)):
-        refuse_linked(key)
-    return path
 
 
 def _keys(config: Mapping[str, Any], place: str = "") -> Iterator[str]:

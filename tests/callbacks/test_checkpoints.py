@@ -14,7 +14,11 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from rlhf_forge.__main__ import main
-from rlhf_forge.callbacks.checkpoints import AtomicCheckpointIO, IterationCheckpoint, fingerprint_in
+from rlhf_forge.callbacks.checkpoints import (
+    AtomicCheckpointIO,
+    IterationCheckpoint,
+    dependencies_in,
+)
 from rlhf_forge.errors import UserError
 from rlhf_forge.modules.sft import SFTModule
 from tests.tiny_project import QUIET, told
@@ -195,7 +199,9 @@ def test_a_checkpoint_is_plain_and_holds_no_weight_of_the_base(stage: str, train
 
 def test_a_checkpoint_says_what_its_run_depended_on(trained: Path) -> None:
     from rlhf_forge.artefact import read_manifest
+    from rlhf_forge.fingerprint import fingerprint_of
 
     folder = Path("lightning_logs/x/sft")
-    fingerprint = fingerprint_in(folder / "checkpoints" / "last.ckpt")
-    assert fingerprint == read_manifest(folder / "artefact").fingerprint
+    found = dependencies_in(folder / "checkpoints" / "last.ckpt")
+    assert found["data.batch_size"] == "4"
+    assert fingerprint_of(found) == read_manifest(folder / "artefact").fingerprint

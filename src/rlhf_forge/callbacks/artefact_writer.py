@@ -1,6 +1,7 @@
 """The artefact that a finished stage leaves behind."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,22 @@ from typing_extensions import override
 
 from rlhf_forge.artefact import Golden, Manifest, write_manifest
 from rlhf_forge.backbone.adapter_files import write_adapter
+from rlhf_forge.callbacks.checkpoints import batches_done, was_cut_short
 from rlhf_forge.card import write_card
 from rlhf_forge.errors import UserError
 from rlhf_forge.modules.goldens import golden_rows, golden_values, setup_name
 from rlhf_forge.modules.reward import RewardModule
 from rlhf_forge.modules.roles import data_of
 
+METRICS = "forge_metrics"
 NUM_GOLDEN = 8
 
 
 class ArtefactWriter(Callback):
     """Writes ``artefact/`` when a stage has been trained to its end.
+
+    The end is the last step, or where a callback of the config (EarlyStopping) said so: the
+    manifest tells both numbers. A run that ran out of time leaves no artefact.
 
     Args:
         fingerprint: Of config, seed, parents and data: what a new run is compared with.
@@ -28,41 +34,45 @@ class ArtefactWriter(Callback):
 
     def __init__(self, fingerprint: str) -> None:
         self.fingerprint = fingerprint
-        self.trained = False
+        self.metrics: dict[str, float] = {}
 
     @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.trained = True
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[METRICS] = self._metrics(trainer)
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.metrics = checkpoint.get(METRICS, {})
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.interrupted:
             return
-        if not self.trained:
-            _require_whole_run(trainer)
+        if was_cut_short(trainer):
+            raise UserError(
+                f"trainer.max_time: over after {batches_done(trainer)} of "
+                f"{trainer.limit_train_batches} steps, so there is no artefact",
+                hint="--ckpt_path last goes on, with a longer max_time: it counts from the start",
+            )
         # Here and not when training ends: a run killed after its last step trains no more.
         if isinstance(pl_module, RewardModule):
             pl_module.calibrate()
         if trainer.is_global_zero:
-            write_artefact(pl_module, Path(trainer.default_root_dir) / "artefact", self.fingerprint)
+            folder = Path(trainer.default_root_dir) / "artefact"
+            write_artefact(pl_module, folder, self.fingerprint, self._metrics(trainer))
+
+    def _metrics(self, trainer: Trainer) -> dict[str, float]:
+        """The last value of each; a run that trains no more has those of its checkpoint."""
+        return self.metrics | {name: float(v) for name, v in trainer.callback_metrics.items()}
 
 
-def _require_whole_run(trainer: Trainer) -> None:
-    """Refuse a checkpoint of a finished run that was shorter than this one.
-
-    Raises:
-        UserError: Lightning would train nothing, and the artefact would be that of the other run.
-    """
-    done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-    wanted = trainer.limit_train_batches
-    if done < wanted:
-        raise UserError(
-            f"ckpt_path: that run ended after {done} steps, so it does not go on to {wanted}",
-            hint="start a new run of that length",
-        )
-
-
-def write_artefact(module: Any, folder: Path, fingerprint: str) -> None:
+def write_artefact(
+    module: Any, folder: Path, fingerprint: str, metrics: Mapping[str, float]
+) -> None:
     """Write the role a stage trained, its tokenizer, model card and manifest into ``folder``.
 
     All is written beside the folder first, so that an artefact is whole or not there.
@@ -74,19 +84,18 @@ def write_artefact(module: Any, folder: Path, fingerprint: str) -> None:
     tokenizer = module.template.tokenizer
     tokenizer.chat_template = module.template.text
     tokenizer.save_pretrained(unfinished)
-    manifest = _manifest(module, fingerprint)
+    manifest = _manifest(module, fingerprint, metrics)
     write_manifest(manifest, unfinished)
     write_card(manifest, unfinished)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.replace(folder)
 
 
-def _manifest(module: Any, fingerprint: str) -> Manifest:
+def _manifest(module: Any, fingerprint: str, metrics: Mapping[str, float]) -> Manifest:
     rows = golden_rows(data_of(module).held_out, module.template, NUM_GOLDEN)
     with torch.no_grad():
         values = golden_values(module.backbone, module.role, rows)
     head = module.backbone.weights_of(module.role).head
-    metrics = {name: float(value) for name, value in module.trainer.callback_metrics.items()}
     return Manifest(
         stage=module.stage,
         base=module.backbone_config.path,
@@ -104,5 +113,7 @@ def _manifest(module: Any, fingerprint: str) -> Manifest:
             Golden(tokens, targets, value)
             for (tokens, targets), value in zip(rows, values, strict=True)
         ],
-        metrics=metrics,
+        metrics=dict(metrics),
+        steps=batches_done(module.trainer),
+        planned_steps=int(module.trainer.limit_train_batches),
     )

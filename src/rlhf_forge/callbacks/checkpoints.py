@@ -1,6 +1,7 @@
 """Checkpoints that are whole or not there, counted in iterations."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 from typing_extensions import override
 
 from rlhf_forge.errors import UserError
+from rlhf_forge.fingerprint import changes
 from rlhf_forge.run_folder import LAST
 
-FINGERPRINT = "forge_fingerprint"
+DEPENDENCIES = "forge_dependencies"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -65,19 +68,19 @@ class IterationCheckpoint(Callback):
 
     Args:
         every: Iterations between checkpoints.
-        fingerprint: Of config, seed, parents and data; the checkpoint holds it.
+        dependencies: Of `rlhf_forge.fingerprint.dependencies_of`; the checkpoint holds them.
     """
 
-    def __init__(self, every: int = 50, fingerprint: str = "") -> None:
+    def __init__(self, every: int = 50, dependencies: Mapping[str, str] | None = None) -> None:
         if every < 1:
             raise ValueError(f"every must be 1 or more, got {every}")
-        self.every, self.fingerprint = every, fingerprint
+        self.every, self.dependencies = every, dict(dependencies or {})
 
     @override
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint[FINGERPRINT] = self.fingerprint
+        checkpoint[DEPENDENCIES] = self.dependencies
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -86,22 +89,53 @@ class IterationCheckpoint(Callback):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-        if done % self.every == 0:
+        if batches_done(trainer) % self.every == 0 or was_cut_short(trainer):
             trainer.save_checkpoint(_folder(trainer) / LAST)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.save_checkpoint(_folder(trainer) / LAST)
+        # From a checkpoint of a finished run Lightning would not go on.
+        if not was_cut_short(trainer):
+            trainer.save_checkpoint(_folder(trainer) / LAST)
 
 
-def fingerprint_in(path: Path) -> str:
-    """What the run that wrote a checkpoint depended on; "" if the checkpoint does not say.
+def batches_done(trainer: Trainer) -> int:
+    """Batches that the run has trained on, across resumes."""
+    return trainer.fit_loop.epoch_loop.total_batch_idx + 1
+
+
+def was_cut_short(trainer: Trainer) -> bool:
+    """Whether trainer.max_time ran out before the run was at its end."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    left = [timer.time_remaining() for timer in timers]
+    over = any(seconds is not None and seconds <= 0 for seconds in left)
+    return over and trainer.should_stop and batches_done(trainer) < trainer.limit_train_batches
+
+
+def dependencies_in(path: Path) -> dict[str, str]:
+    """What the run that wrote a checkpoint depended on; empty if the checkpoint does not say.
 
     Raises:
         UserError: If there is no whole checkpoint.
     """
-    return str(AtomicCheckpointIO().load_checkpoint(path).get(FINGERPRINT, ""))
+    found: dict[str, str] = AtomicCheckpointIO().load_checkpoint(path).get(DEPENDENCIES, {})
+    return found
+
+
+def require_same_run(path: Path, dependencies: Mapping[str, str]) -> None:
+    """Refuse to go on from a checkpoint of a run that computed something else.
+
+    Raises:
+        UserError: With up to three things that differ.
+    """
+    found = dependencies_in(path)
+    if found == dependencies:
+        return
+    differing = changes(found, dependencies) if found else "it does not say which"
+    raise UserError(
+        f"ckpt_path: {path} is of a run with another config: {differing}",
+        hint="go on with the config of that run, or start a new one without --ckpt_path",
+    )
 
 
 def _folder(trainer: Trainer) -> Path:

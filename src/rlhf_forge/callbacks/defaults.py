@@ -15,6 +15,7 @@ def trainer_defaults() -> dict[str, Any]:
     """Arguments of the Trainer; the callbacks are added to those of the config."""
     return {
         "precision": "32-true",
+        "devices": 1,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,
         "use_distributed_sampler": False,

@@ -13,9 +13,9 @@ def settings_of(place: Path) -> EvaluationSettings:
     Raises:
         UserError: If a key is unknown or of the wrong type, or a function is not there.
     """
+    from rlhf_forge.config_files import read_config
     from rlhf_forge.evaluation.judges import load_function
     from rlhf_forge.parsing import TerseParser
-    from rlhf_forge.stage_config import read_config
 
     parser = TerseParser()
     parser.add_class_arguments(EvaluationSettings, "evaluate")
@@ -40,8 +40,8 @@ def evaluator_of(place: Path, stages: dict[str, list[str]]) -> Evaluator:
     import torch
 
     from rlhf_forge.backbone.adapter_files import read_adapter
-    from rlhf_forge.cli import parsed_stage
     from rlhf_forge.modules.roles import open_backbone
+    from rlhf_forge.parsed_stage import parsed_stage
 
     settings = settings_of(place)
     ppo, reward = (parsed_stage(stages[stage]) for stage in ("ppo", "reward"))

@@ -50,7 +50,7 @@ def pipeline(
 
 def _stages(place: Path, overrides: list[str]) -> dict[str, list[str]]:
     """The command line of each stage, in the order of training."""
-    from rlhf_forge.stage_config import stage_of
+    from rlhf_forge.config_files import stage_of
 
     found: dict[str, list[str]] = {}
     for path in sorted(place.glob("*.yaml")):
@@ -67,9 +67,9 @@ def _stages(place: Path, overrides: list[str]) -> dict[str, list[str]]:
 
 def _look_ahead(place: Path, stages: dict[str, list[str]]) -> None:
     """Find the mistakes in all configs, and data that is not there, before the first stage runs."""
-    from rlhf_forge.cli import parsed_stage
     from rlhf_forge.commands.evaluation_of_run import settings_of
     from rlhf_forge.data.sources import is_function, read_rows
+    from rlhf_forge.parsed_stage import parsed_stage
 
     settings_of(place)
     for arguments in stages.values():
@@ -83,9 +83,10 @@ def _look_ahead(place: Path, stages: dict[str, list[str]]) -> None:
 
 def _run(stage: str, arguments: list[str], name: str) -> float:
     """Train one stage unless it is finished; its seconds."""
-    from rlhf_forge.callbacks.checkpoints import fingerprint_in
-    from rlhf_forge.cli import parsed_stage, run_stage
+    from rlhf_forge.callbacks.checkpoints import dependencies_in
+    from rlhf_forge.cli import run_stage
     from rlhf_forge.fingerprint import has_finished
+    from rlhf_forge.parsed_stage import parsed_stage
 
     parsed = parsed_stage(arguments)
     folder, artefact, last = parsed.folder, parsed.folder / "artefact", last_checkpoint(name, stage)
@@ -93,7 +94,7 @@ def _run(stage: str, arguments: list[str], name: str) -> float:
     if has_finished(artefact, parsed.fingerprint):
         sys.stderr.write(f"{stage}: finished before, not run again ({artefact})\n")
         return _seconds_in(times)
-    if last.is_file() and fingerprint_in(last) == parsed.fingerprint:
+    if last.is_file() and dependencies_in(last) == parsed.dependencies:
         sys.stderr.write(f"{stage}: goes on from {last}\n")
         arguments = [*arguments, "--ckpt_path", str(last)]
     sys.stderr.write(f"\n{stage}\n")

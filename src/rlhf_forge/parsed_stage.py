@@ -1,0 +1,141 @@
+"""The config of a stage as parsed, with nothing instantiated and nothing run."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from typing_extensions import override
+
+from rlhf_forge.callbacks.config_writer import ConfigWriter
+from rlhf_forge.callbacks.defaults import quiet, trainer_defaults
+from rlhf_forge.config_files import command_for, found_configs
+from rlhf_forge.data.module import PreferenceDataModule
+from rlhf_forge.errors import UserError
+from rlhf_forge.fingerprint import dependencies_of, fingerprint_of
+from rlhf_forge.run_folder import stage_folder
+from rlhf_forge.stage_config import (
+    STAGE_CLASSES,
+    base_of,
+    class_at,
+    fill_in_parents,
+    kind_of,
+    mistakes_in,
+    one_line,
+    seed_of,
+)
+from rlhf_forge.stage_parser import StageParser, add_class_arguments, add_run_arguments
+
+
+class ParsedStage(LightningCLI):
+    """Registers and links; what follows from others is filled in.
+
+    Args:
+        word: fit, validate, test or predict: what the command line began with.
+        arguments: What stood behind it.
+
+    Raises:
+        UserError: For a mistake in the command line, or a file that cannot be parsed.
+    """
+
+    def __init__(self, word: str, arguments: Sequence[str]) -> None:
+        self.word = word
+        self.typed = list(arguments)
+        quiet()
+        for module in STAGE_CLASSES.values():  # their names are known afterwards
+            import_module(module)
+        # Lightning warns if it is given arguments while there are some on the real command line.
+        argv, sys.argv = sys.argv, sys.argv[:1]
+        try:
+            super().__init__(
+                LightningModule,
+                PreferenceDataModule,
+                save_config_callback=ConfigWriter,
+                trainer_defaults=trainer_defaults(),
+                parser_class=StageParser,
+                subclass_mode_model=True,
+                args=found_configs(arguments),
+                run=False,  # one parser in place of four
+                auto_configure_optimizers=False,
+            )
+        finally:
+            sys.argv = argv
+
+    @override
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        add_run_arguments(parser, self.word)
+
+    @override
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        defaults = {k: v for k, v in self.trainer_defaults.items() if k != "callbacks"}
+        add_class_arguments(parser, PreferenceDataModule, defaults)
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=seed_of)
+        parser.link_arguments("model", "data.tokenizer", compute_fn=base_of)
+        parser.link_arguments("model", "data.kind", compute_fn=kind_of)
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        fill_in_parents(self.config.model.init_args, self.config.run)
+
+    @override
+    def instantiate_classes(self) -> None:
+        pass
+
+    @property
+    def stage(self) -> str:
+        """sft, reward or ppo."""
+        stage: str = class_at(self.config.model.class_path).stage
+        return stage
+
+    @cached_property
+    def dependencies(self) -> dict[str, str]:
+        """What the stage depends on; see `dependencies_of`."""
+        return dependencies_of(self.config.as_dict())
+
+    @property
+    def fingerprint(self) -> str:
+        """The same in one string."""
+        return fingerprint_of(self.dependencies)
+
+    @property
+    def folder(self) -> Path:
+        """Where this run's stage lives."""
+        return stage_folder(self.config.run, self.stage)
+
+    def mistakes(self) -> Iterator[UserError]:
+        """What the config says and may not."""
+        return mistakes_in(self.config)
+
+    def command_of(self, stage: str) -> str:
+        """What to type to train another stage of this run."""
+        return command_for(stage, self.typed, run=self.config.run)
+
+    def module(self) -> Any:
+        """The stage's module, without weights."""
+        with one_line(self.config.as_dict()):
+            return self.parser.instantiate(self.config).model
+
+    def data(self) -> PreferenceDataModule:
+        """The stage's data, read and tokenized."""
+        data = PreferenceDataModule(**self.config.data.as_dict())
+        data.setup("validate")
+        return data
+
+
+def parsed_stage(arguments: Sequence[str]) -> ParsedStage:
+    """Parse the command line of a `fit` without running it.
+
+    Raises:
+        UserError: For a mistake in the command line or the config.
+    """
+    parsed = ParsedStage("fit", arguments)
+    for mistake in parsed.mistakes():
+        raise mistake
+    return parsed
