@@ -21,7 +21,7 @@ def letters(prompts: Any, responses: list[str], records: Any) -> list[int]:
 def test_a_policy_is_held_against_another_by_a_reward_model(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*EVALUATE, *SHORT, "--json"]) == 0
+    assert main([*EVALUATE, *SHORT, "--json", "true"]) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert found["models"]["policy"]["n"] == 6
@@ -33,7 +33,7 @@ def test_a_policy_may_be_held_against_the_bare_base_by_a_function(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     judge = f"{__name__}:letters"
-    assert main(["evaluate", POLICY, "base", "pairs.jsonl", judge, *SHORT, "--json"]) == 0
+    assert main(["evaluate", POLICY, "base", "pairs.jsonl", judge, *SHORT, "--json", "true"]) == 0
     assert json.loads(capsys.readouterr().out)["models"]["against"]["kl"] == 0.0
 
 
@@ -46,11 +46,22 @@ def test_without_sampling_there_is_no_kl_and_the_table_says_so(
     assert cells[6] == "-"
 
 
-def test_prompts_that_leave_no_room_for_a_response_are_left_out_and_counted(
+def test_prompts_longer_than_asked_are_left_out_and_counted(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*EVALUATE, *SHORT, "--max_length", "26", "--json"]) == 0
-    assert "skipped: longer than data.max_length" in capsys.readouterr().err
+    # "What is 0?" has 9 tokens, "What is 10?" has 10.
+    assert main([*EVALUATE, *SHORT, "--max_length", "9", "--json", "true"]) == 0
+    assert "40 records read, 10 used, 30 skipped" in capsys.readouterr().err
+
+
+def test_prompts_are_as_long_as_the_context_leaves_room_beside_a_response(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = [*EVALUATE, "--number", "2", "--max_new_tokens"]
+    assert main([*long, "118", "--json", "true"]) == 0
+    assert "40 used" in capsys.readouterr().err
+    assert main([*long, "119", "--json", "true"]) == 0
+    assert "10 used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -34,12 +34,12 @@ class Backbone(nn.Module):
 
     Args:
         model: The frozen base, as `load_base` gives it.
-        lora: Shape of the adapters.
+        lora: Shape of new adapters, as the config gives it; None: r 16, alpha 32.
         gradient_checkpointing: Recompute layers in the backward pass.
     """
 
     def __init__(
-        self, model: PreTrainedModel, lora: LoraSpec, *, gradient_checkpointing: bool = False
+        self, model: PreTrainedModel, lora: LoraSpec | None, *, gradient_checkpointing: bool = False
     ) -> None:
         super().__init__()
         self.lora = lora
@@ -89,8 +89,9 @@ class Backbone(nn.Module):
     def fresh_weights(self, *, seed: int) -> AdapterWeights:
         """A new adapter, without head, that leaves the base as it is: B is zero."""
         generator = torch.Generator().manual_seed(seed)
-        pairs = {n: fresh_pair(a, self.lora.r, generator) for n, a in self._frozen_layers()}
-        return AdapterWeights(self.lora, pairs)
+        lora = self.lora or LoraSpec()
+        pairs = {n: fresh_pair(a, lora.r, generator) for n, a in self._frozen_layers()}
+        return AdapterWeights(lora, pairs)
 
     def fresh_head(
         self, weights: AdapterWeights, *, seed: int, likelihood: float | None = None

@@ -1,9 +1,10 @@
 """What a backbone is made of: the part of every config that the stages share."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from typing_extensions import override
 
 from rlhf_forge.errors import UserError
 
@@ -37,7 +38,11 @@ class LoraSpec:
 
     def __post_init__(self) -> None:
         if self.r < 1 or self.alpha <= 0:
-            raise ValueError(f"lora: r and alpha must be positive, got r {self.r}, {self.alpha=}")
+            raise ValueError(f"lora must have positive r and alpha, got {self}")
+
+    @override
+    def __str__(self) -> str:
+        return f"r {self.r}, alpha {self.alpha}"
 
 
 @dataclass(frozen=True)
@@ -50,14 +55,15 @@ class BackboneConfig:
         precision: How the frozen base is held: nf4 (4 bit, double quantisation, computes in
             bf16), bf16 or fp32. Adapters compute in the base's dtype; those that train keep
             fp32 masters.
-        lora: Rank and scale of the adapters.
+        lora: r (rank) and alpha (scale) of the adapters; none: r 16, alpha 32 where an adapter is
+            new, and where a stage goes on with one, its shape.
         gradient_checkpointing: Recompute each layer in the backward pass: less memory, a third
             more time.
     """
 
     path: str
     precision: Precision = "nf4"
-    lora: LoraSpec = field(default_factory=LoraSpec)
+    lora: LoraSpec | None = None
     gradient_checkpointing: bool = False
 
     @property

@@ -36,19 +36,42 @@ def score(
         ref_log_probs: log π_ref of the response tokens at temperature 1, if they are at hand; the
             feature is computed from them then.
     """
-    with backbone.using(role):
-        scalars = backbone.scalars(tokens)
-    index = torch.arange(tokens.shape[1], device=tokens.device)
-    last = torch.where(mask, index, 0).amax(-1, keepdim=True)
-    scores = scalars.gather(1, last).squeeze(1)
+    scores = scalar_at_end(backbone, tokens, mask, role=role)
     head = backbone.head(role)
     if head.likelihood is None:
         return scores
     if ref_log_probs is None:
-        with torch.no_grad(), backbone.using("reference"):
-            ref_log_probs, _ = backbone.log_probs(tokens, mask, temperature=1.0)
-    feature = surprise(ref_log_probs, mask) - head.likelihood_mean
-    return scores + head.likelihood * feature / head.std
+        feature = reference_surprise(backbone, tokens, mask)
+    else:
+        feature = surprise(ref_log_probs, mask)
+    return scores + head.likelihood * (feature - head.likelihood_mean) / head.std
+
+
+def scalar_at_end(
+    backbone: Backbone,
+    tokens: Int[Tensor, "batch time"],
+    mask: Bool[Tensor, "batch time"],
+    *,
+    role: str,
+) -> Float[Tensor, "batch"]:
+    """The head's output after the last response token of each row: a score without the feature."""
+    with backbone.using(role):
+        scalars = backbone.scalars(tokens)
+    index = torch.arange(tokens.shape[1], device=tokens.device)
+    last = torch.where(mask, index, 0).amax(-1, keepdim=True)
+    return scalars.gather(1, last).squeeze(1)
+
+
+@torch.no_grad()
+def reference_surprise(
+    backbone: Backbone,
+    tokens: Int[Tensor, "batch time"],
+    mask: Bool[Tensor, "batch time"],
+) -> Float[Tensor, "batch"]:
+    """`surprise` of the role ``reference`` at each row's response; no gradient."""
+    with backbone.using("reference"):
+        log_probs, _ = backbone.log_probs(tokens, mask, temperature=1.0)
+    return surprise(log_probs, mask)
 
 
 def surprise(

@@ -1,6 +1,7 @@
 """The reward model: one number an answer, fitted to which of two answers people preferred."""
 
-from typing import Any
+from math import inf
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -18,42 +19,50 @@ from rlhf_forge.functional.losses import bradley_terry_loss
 from rlhf_forge.generation.decode import Request, generate
 from rlhf_forge.generation.rows import join
 from rlhf_forge.generation.sampler import Sampling
+from rlhf_forge.modules.calibration import LEAST_RESPONSES, require_enough_held_out, scale_on
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_tensors
-from rlhf_forge.modules.goldens import require_golden
 from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
 from rlhf_forge.modules.responses import HELD_OUT
 from rlhf_forge.modules.roles import (
+    add_reference,
     data_of,
     expected_of,
     open_backbone,
-    read_parent,
     template_of,
 )
-from rlhf_forge.modules.settings import OptimizerSettings, require_positive
+from rlhf_forge.modules.settings import (
+    OptimizerSettings,
+    require,
+    require_above_zero,
+    require_positive,
+)
 
 # A nat of surprise starts as half a unit of score: Adam moves a single number slowly.
 LIKELIHOOD_START = 0.5
 
 
 class RewardModule(LightningModule):
-    """A Bradley-Terry reward model in the role ``reward``, started from the SFT adapter.
+    """A Bradley-Terry reward model in the role ``reward``, started from the reference's adapter.
 
-    Both answers of a pair go through one forward. When training ends, scores are centred and
-    scaled on responses of the SFT policy, which is where PPO starts: there they have mean 0 and
-    standard deviation 1.
+    The reference is the SFT policy, or the bare base: where PPO starts. Both answers of a pair go
+    through one forward. When training ends, scores are centred and scaled on responses of the
+    reference: there they have mean 0 and standard deviation 1.
 
     Args:
         backbone: The frozen base and the adapter's shape.
         sft: Artefact of the SFT stage; none: <run>/sft/artefact.
+        reference: sft, or base where one starts from an instruct model without an SFT stage.
         total_steps: Optimiser steps of the run; a reward model overfits after one epoch.
         optimizer: Learning rate and schedule.
         label_smoothing: Share of labels taken to be wrong, below 0.5.
         centering_coef: Weight of (chosen + rejected)^2, which keeps scores around 0.
-        reference_likelihood: Add how implausible the SFT model finds a response, with a learned
+        reference_likelihood: Add how implausible the reference finds a response, with a learned
             weight, to its score. See `rlhf_forge.backbone.scoring.surprise`.
         micro_batch_tokens: Padded tokens of one forward and backward: the memory knob.
-        calibration_samples: Responses of the SFT policy on which scores are centred and scaled.
-        sampling: How those are drawn.
+        calibration_samples: Responses of the reference on which scores are centred and scaled; at
+            most one a held-out record.
+        sampling: How those are drawn: as PPO will.
+        max_rows: Rows generated at once: more is faster and needs more memory.
         seed: Of the head's start and of those responses.
     """
 
@@ -74,18 +83,19 @@ class RewardModule(LightningModule):
         micro_batch_tokens: int = 8192,
         calibration_samples: int = 256,
         sampling: Sampling = Sampling(),
+        max_rows: int = 64,
+        reference: Literal["sft", "base"] = "sft",
         seed: int = 0,
     ) -> None:
         super().__init__()
         require_positive(
-            total_steps=total_steps,
-            micro_batch_tokens=micro_batch_tokens,
-            calibration_samples=calibration_samples,
+            total_steps=total_steps, micro_batch_tokens=micro_batch_tokens, max_rows=max_rows
         )
+        _require_usable(label_smoothing, centering_coef, calibration_samples, sampling)
         self.automatic_optimization = False
         self.strict_loading = False
         self.backbone_config = backbone
-        self.sft = sft
+        self.sft, self.reference = sft, reference
         self.total_steps = total_steps
         self.optimizer_settings = optimizer
         self.label_smoothing = label_smoothing
@@ -94,6 +104,7 @@ class RewardModule(LightningModule):
         self.micro_batch_tokens = micro_batch_tokens
         self.calibration_samples = calibration_samples
         self.sampling = sampling
+        self.max_rows = max_rows
         self.seed = seed
         self.parents: dict[str, str] = {}
         self.backbone: Backbone
@@ -101,21 +112,26 @@ class RewardModule(LightningModule):
         self.template: ChatTemplate
 
     @override
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            require_enough_held_out(len(data_of(self).held_out))
+
+    @override
     def configure_model(self) -> None:
         if hasattr(self, "backbone"):
             return
         self.template = template_of(self)
         self.expected = expected_of(self.backbone_config, self.template)
-        manifest, sft = read_parent(str(self.sft), self.expected, stage="sft")
-        self.parents = {"sft": manifest.fingerprint}
         self.backbone = open_backbone(self.backbone_config, self.trainer.strategy.root_device)
-        self.backbone.add_role("reference", sft, trainable=False)
-        precision = self.backbone_config.precision
-        require_golden(
-            self.backbone, "reference", manifest, precision=precision, where=str(self.sft)
+        self.parents, start = add_reference(
+            self.backbone,
+            self.expected,
+            precision=self.backbone_config.precision,
+            sft=str(self.sft) if self.reference == "sft" else None,
+            seed=self.seed,
         )
         likelihood = LIKELIHOOD_START if self.reference_likelihood else None
-        fresh = self.backbone.fresh_head(sft, seed=self.seed, likelihood=likelihood)
+        fresh = self.backbone.fresh_head(start, seed=self.seed, likelihood=likelihood)
         self.backbone.add_role("reward", fresh, trainable=True)
 
     @override
@@ -164,7 +180,11 @@ class RewardModule(LightningModule):
         return [{"chosen_score": chosen, "rejected_score": rejected} for chosen, rejected in rows]
 
     def calibrate(self) -> None:
-        """Centre and scale the scores on responses of the SFT policy to held-out prompts."""
+        """Centre and scale the scores on responses of the reference to held-out prompts.
+
+        Raises:
+            UserError: If they all score the same.
+        """
         records = [example.record for example in data_of(self).held_out][: self.calibration_samples]
         prompts = [self.template.prompt(record.prompt) for record in records]
         requests = [
@@ -172,16 +192,11 @@ class RewardModule(LightningModule):
             for row, prompt in enumerate(prompts)
         ]
         eos_ids = self.template.eos_ids
-        responses = generate(self.backbone, requests, self.sampling, eos_ids, max_rows=64)
-        scores = []
-        for start in range(0, len(prompts), 64):
-            part = slice(start, start + 64)
-            tokens, mask = join(prompts[part], responses[part], self.device)
-            with torch.no_grad():
-                scores.append(score(self.backbone, tokens, mask))
-        every = torch.cat(scores)
-        std = float(every.std()) if len(every) > 1 else 1.0
-        self.backbone.set_scale("reward", mean=float(every.mean()), std=max(std, 1e-6))
+        responses = generate(
+            self.backbone, requests, self.sampling, eos_ids, max_rows=self.max_rows
+        )
+        tokens, mask = join(prompts, responses, self.backbone.device)
+        scale_on(self.backbone, tokens, mask, max_tokens=self.micro_batch_tokens)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -229,3 +244,16 @@ class RewardModule(LightningModule):
 def wins(chosen: Tensor, rejected: Tensor) -> Tensor:
     """1 where the preferred answer scores higher, 0.5 for equal scores, else 0."""
     return (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
+
+
+def _require_usable(
+    label_smoothing: float, centering_coef: float, calibration_samples: int, sampling: Sampling
+) -> None:
+    """Refuse what would fail in the first step, or behind the last one."""
+    require(0 <= label_smoothing < 0.5, "label_smoothing", "in [0, 0.5)", label_smoothing)
+    rule = "0 or more and finite"
+    require(0 <= centering_coef < inf, "centering_coef", rule, centering_coef)
+    enough = calibration_samples >= LEAST_RESPONSES
+    require(enough, "calibration_samples", f"{LEAST_RESPONSES} or more", calibration_samples)
+    # Greedy responses are not what PPO samples, and scores are centred for PPO.
+    require_above_zero(temperature=sampling.temperature)

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from lightning.pytorch import LightningModule
 
-from rlhf_forge.artefact import Expected, Manifest, check_fits, read_manifest
+from rlhf_forge.artefact import Expected, Manifest, check_fits, read_manifest, require_stage
 from rlhf_forge.backbone.adapter_files import AdapterWeights, read_adapter
 from rlhf_forge.backbone.backbone import Backbone
-from rlhf_forge.backbone.config import BackboneConfig
+from rlhf_forge.backbone.config import BackboneConfig, LoraSpec
 from rlhf_forge.backbone.loading import content_fingerprint, load_base
 from rlhf_forge.data.module import PreferenceDataModule
 from rlhf_forge.data.render import ChatTemplate
@@ -46,17 +46,60 @@ def expected_of(config: BackboneConfig, template: ChatTemplate) -> Expected:
     )
 
 
-def read_parent(folder: str, expected: Expected, *, stage: str) -> tuple[Manifest, AdapterWeights]:
+def read_parent(
+    folder: str, expected: Expected, *, stage: str, lora: LoraSpec | None = None
+) -> tuple[Manifest, AdapterWeights]:
     """The manifest and weights of a parent artefact that fits this run.
 
+    Args:
+        folder: The artefact's.
+        expected: What it must have been made with.
+        stage: Which it must be of.
+        lora: Shape that this run's config names; None: that of the artefact is taken over.
+
     Raises:
-        UserError: If it is missing, of another stage, or made with another base or template.
+        UserError: If it is missing, of another stage or shape, or made with another base or
+            template.
     """
     manifest = read_manifest(Path(folder))
-    if manifest.stage != stage:
-        raise UserError(f"{folder}: a {manifest.stage} artefact, where one of {stage} is wanted")
+    require_stage(manifest, Path(folder), stage)
     check_fits(manifest, expected, Path(folder))
-    return manifest, read_adapter(Path(folder))
+    weights = read_adapter(Path(folder))
+    if lora not in {None, weights.lora}:
+        raise UserError(
+            f"model.init_args.backbone.lora: {lora} was given, but this stage goes on with the "
+            f"adapter in {folder}, which has {weights.lora}",
+            hint="leave backbone.lora out, or train that stage with this one",
+        )
+    return manifest, weights
+
+
+def add_reference(
+    backbone: Backbone, expected: Expected, *, precision: str, sft: str | None, seed: int
+) -> tuple[dict[str, str], AdapterWeights]:
+    """Add the frozen role ``reference``: the SFT adapter, or the bare base.
+
+    Args:
+        backbone: Without the role.
+        expected: What the SFT artefact must fit.
+        precision: Of the base, for the artefact's golden values.
+        sft: The artefact; None for the bare base.
+        seed: Of the adapter, where there is none to copy.
+
+    Returns:
+        Fingerprint of the parent, if there is one, and an adapter that is equal to the reference,
+        for what starts from it: where that is the base, a fresh one that changes nothing.
+
+    Raises:
+        UserError: If the artefact is missing or does not fit.
+    """
+    if sft is None:
+        backbone.add_bare_role("reference")
+        return {}, backbone.fresh_weights(seed=seed)
+    manifest, weights = read_parent(sft, expected, stage="sft", lora=backbone.lora)
+    backbone.add_role("reference", weights, trainable=False)
+    require_golden(backbone, "reference", manifest, precision=precision, where=sft)
+    return {"sft": manifest.fingerprint}, weights
 
 
 def add_ppo_roles(
@@ -88,22 +131,39 @@ def add_ppo_roles(
     Raises:
         UserError: If a parent is missing or does not fit.
     """
-    scorer_manifest, scorer = read_parent(reward, expected, stage="reward")
-    parents = {"reward": scorer_manifest.fingerprint}
-    if sft is None:
-        backbone.add_bare_role("reference")
-        policy = backbone.fresh_weights(seed=seed)
-    else:
-        manifest, policy = read_parent(sft, expected, stage="sft")
-        parents["sft"] = manifest.fingerprint
-        backbone.add_role("reference", policy, trainable=False)
-        require_golden(backbone, "reference", manifest, precision=precision, where=sft)
+    manifest, scorer = read_parent(reward, expected, stage="reward", lora=backbone.lora)
+    parents, policy = add_reference(backbone, expected, precision=precision, sft=sft, seed=seed)
+    _require_its_reference(scorer, manifest, parents.get("sft"), where=reward)
     backbone.add_role("reward", scorer, trainable=False)
-    require_golden(backbone, "reward", scorer_manifest, precision=precision, where=reward)
+    require_golden(backbone, "reward", manifest, precision=precision, where=reward)
     backbone.add_role("policy", policy, trainable=True)
     if critic:
         backbone.add_role("value", _critic(scorer), trainable=True)
-    return parents
+    return parents | {"reward": manifest.fingerprint}
+
+
+def _require_its_reference(
+    scorer: AdapterWeights, manifest: Manifest, sft: str | None, *, where: str
+) -> None:
+    """Refuse a reward model that would read likelihoods of another reference than in training.
+
+    Args:
+        scorer: The reward model.
+        manifest: Of its artefact.
+        sft: Fingerprint of this run's SFT artefact; None: the reference is the bare base.
+        where: Its folder.
+    """
+    if scorer.head is None or scorer.head.likelihood is None or manifest.parents.get("sft") == sft:
+        return
+    theirs, ours = (
+        "the bare base" if fingerprint is None else f"SFT artefact {fingerprint[:12]}"
+        for fingerprint in (manifest.parents.get("sft"), sft)
+    )
+    raise UserError(
+        f"{where}: this reward model reads how likely its reference finds an answer, which is "
+        f"{theirs}, and this run's is {ours}",
+        hint="set model.init_args.reference and sft as in the reward stage, or train it again",
+    )
 
 
 def _critic(scorer: AdapterWeights) -> AdapterWeights:

@@ -1,6 +1,7 @@
 """What a config may set of each stage; the docstrings are the command line's help."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from rlhf_forge.modules.optimisation import Schedule
@@ -28,9 +29,9 @@ class OptimizerSettings:
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
-        _require(self.warmup_steps >= 0, "warmup_steps", "0 or more", self.warmup_steps)
-        _require(self.max_grad_norm > 0, "max_grad_norm", "above 0", self.max_grad_norm)
+        require_above_zero(learning_rate=self.learning_rate, eps=self.eps)
+        require(self.warmup_steps >= 0, "warmup_steps", "0 or more", self.warmup_steps)
+        require(self.max_grad_norm > 0, "max_grad_norm", "above 0", self.max_grad_norm)
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class RolloutSettings:
     responses_per_prompt: int = 1
 
     def __post_init__(self) -> None:
-        _require(self.max_new_tokens >= 1, "max_new_tokens", "1 or more", self.max_new_tokens)
-        _require(self.temperature > 0, "temperature", "above 0", self.temperature)
+        require(self.max_new_tokens >= 1, "max_new_tokens", "1 or more", self.max_new_tokens)
+        require_above_zero(temperature=self.temperature)
         require_positive(max_rows=self.max_rows, responses_per_prompt=self.responses_per_prompt)
 
 
@@ -79,12 +80,13 @@ class ObjectiveSettings:
     scale_rewards: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.kl_coef >= 0, "kl_coef", "0 or more", self.kl_coef)
-        _require(
-            self.kl_target is None or self.kl_target > 0, "kl_target", "above 0", self.kl_target
-        )
-        _require(self.kl_horizon > 0, "kl_horizon", "above 0", self.kl_horizon)
-        _require(self.score_clip > 0, "score_clip", "above 0", self.score_clip)
+        for name in ("kl_coef", "missing_eos_penalty"):
+            got = getattr(self, name)
+            require(0 <= got < inf, name, "0 or more and finite", got)
+        if self.kl_target is not None:
+            require_above_zero(kl_target=self.kl_target)
+        require(self.kl_horizon > 0, "kl_horizon", "above 0", self.kl_horizon)
+        require(self.score_clip > 0, "score_clip", "above 0", self.score_clip)
 
 
 @dataclass(frozen=True)
@@ -144,28 +146,24 @@ class UpdateSettings:
 
     def __post_init__(self) -> None:
         for name in ("ppo_epochs", "minibatch_size", "micro_batch_tokens"):
-            _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
-        for name in (
-            "learning_rate",
-            "value_learning_rate",
-            "clip_range",
-            "value_clip_range",
-            "max_grad_norm",
-        ):
-            _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
+            require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
+        for name in ("learning_rate", "value_learning_rate", "eps"):
+            require_above_zero(**{name: getattr(self, name)})
+        for name in ("clip_range", "value_clip_range", "max_grad_norm"):
+            require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
         for name in (
             "warmup_iterations",
             "value_warmup_iterations",
             "value_coef",
             "entropy_coef",
         ):
-            _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+            require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
         for name in ("gamma", "gae_lambda", "value_gae_lambda"):
             got = getattr(self, name)
-            _require(got is None or 0 <= got <= 1, name, "in [0, 1]", got)
+            require(got is None or 0 <= got <= 1, name, "in [0, 1]", got)
         for name, bound in (("target_kl", 0), ("clip_range_high", 0), ("dual_clip", 1)):
             got = getattr(self, name)
-            _require(got is None or got > bound, name, f"above {bound}", got)
+            require(got is None or got > bound, name, f"above {bound}", got)
 
 
 def require_positive(**settings: int) -> None:
@@ -175,7 +173,7 @@ def require_positive(**settings: int) -> None:
         ValueError: Naming the first.
     """
     for name, got in settings.items():
-        _require(got >= 1, name, "1 or more", got)
+        require(got >= 1, name, "1 or more", got)
 
 
 def require_a_baseline(advantage: Advantage, responses_per_prompt: int) -> None:
@@ -184,7 +182,7 @@ def require_a_baseline(advantage: Advantage, responses_per_prompt: int) -> None:
     Raises:
         ValueError: All its advantages would be 0.
     """
-    _require(
+    require(
         advantage == "gae" or responses_per_prompt > 1,
         f"rollout.responses_per_prompt with updates.advantage {advantage}",
         "2 or more",
@@ -192,6 +190,21 @@ def require_a_baseline(advantage: Advantage, responses_per_prompt: int) -> None:
     )
 
 
-def _require(holds: bool, name: str, rule: str, got: object) -> None:
+def require_above_zero(**settings: float) -> None:
+    """Refuse numbers that are not positive, or not finite.
+
+    Raises:
+        ValueError: Naming the first.
+    """
+    for name, got in settings.items():
+        require(0 < got < inf, name, "above 0 and finite", got)
+
+
+def require(holds: bool, name: str, rule: str, got: object) -> None:
+    """Refuse a value unless the rule holds for it.
+
+    Raises:
+        ValueError: Naming the setting, the rule and the value.
+    """
     if not holds:
         raise ValueError(f"{name} must be {rule}, got {got}")

@@ -34,7 +34,8 @@ class SFTModule(LightningModule):
         total_steps: Optimiser steps of the run.
         optimizer: Learning rate and schedule.
         micro_batch_tokens: Padded tokens of one forward and backward: the memory knob.
-        sampling: How `predict` and the samples draw responses.
+        sampling: How `predict` draws responses; at temperature 0 it takes the likeliest token.
+        max_rows: Rows that `predict` generates at once: more is faster and needs more memory.
         seed: Of the adapter's start.
     """
 
@@ -42,7 +43,6 @@ class SFTModule(LightningModule):
     role = "policy"
     data_kind = "demonstrations"
     predicts = "prompts"
-    max_rows = 64
 
     def __init__(
         self,
@@ -51,10 +51,13 @@ class SFTModule(LightningModule):
         optimizer: OptimizerSettings = OptimizerSettings(),
         micro_batch_tokens: int = 8192,
         sampling: Sampling = Sampling(),
+        max_rows: int = 64,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        require_positive(total_steps=total_steps, micro_batch_tokens=micro_batch_tokens)
+        require_positive(
+            total_steps=total_steps, micro_batch_tokens=micro_batch_tokens, max_rows=max_rows
+        )
         self.automatic_optimization = False
         self.strict_loading = False
         self.backbone_config = backbone
@@ -62,6 +65,7 @@ class SFTModule(LightningModule):
         self.optimizer_settings = optimizer
         self.micro_batch_tokens = micro_batch_tokens
         self.sampling = sampling
+        self.max_rows = max_rows
         self.seed = seed
         self.parents: dict[str, str] = {}
         self.backbone: Backbone

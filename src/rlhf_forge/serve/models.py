@@ -18,7 +18,7 @@ from rlhf_forge.artefact import (
 )
 from rlhf_forge.backbone.adapter_files import read_adapter, reads_likelihoods
 from rlhf_forge.backbone.backbone import Backbone
-from rlhf_forge.backbone.config import BackboneConfig, LoraSpec, Precision, precision_named
+from rlhf_forge.backbone.config import BackboneConfig, Precision, precision_named
 from rlhf_forge.backbone.loading import content_fingerprint, context_of, load_base
 from rlhf_forge.data.render import ChatTemplate, load_template
 from rlhf_forge.errors import UserError
@@ -88,7 +88,7 @@ def open_models(paths: Sequence[str], *, precision: Precision | None = None) -> 
     for manifest, folder in zip(manifests, folders, strict=True):
         check_fits(manifest, expected, folder)
     names = _names(folders, manifests)
-    base = BackboneConfig(first.base, precision or _common_precision(manifests), LoraSpec())
+    base = BackboneConfig(first.base, precision or _common_precision(manifests))
     adapters: dict[str, Path | None] = {BASE: None, **_reference(folders, manifests)}
     scoring = [m.stage in SCORING_STAGES for m in manifests]
     return ServedModels(
