@@ -62,7 +62,7 @@ def sft_loss(
     Raises:
         ValueError: If ``num_tokens`` is negative.
     """
-    return -torch.where(mask, log_probs, 0).sum() / _divisor("num_tokens", num_tokens)
+    return -torch.where(mask, log_probs, 0).sum() / divisor("num_tokens", num_tokens)
 
 
 def bradley_terry_loss(
@@ -121,7 +121,7 @@ def bradley_terry_loss(
         lead = lead - margin
     losses = -wins * logsigmoid(lead) - (1 - wins) * logsigmoid(-lead)
     losses = losses + centering_coef * (chosen_scores + rejected_scores).square()
-    return losses.sum() / _divisor("num_pairs", len(losses) if num_pairs is None else num_pairs)
+    return losses.sum() / divisor("num_pairs", len(losses) if num_pairs is None else num_pairs)
 
 
 def clipped_policy_loss(  # noqa: PLR0913 - PPO's inputs, and the knobs of its named variants
@@ -185,7 +185,7 @@ def clipped_policy_loss(  # noqa: PLR0913 - PPO's inputs, and the knobs of its n
     if weights is not None:
         losses = losses * torch.where(mask, weights, 0)
     stats = _policy_stats(log_ratio.detach(), (clipped > unclipped).to(losses.dtype), mask)
-    return losses.sum() / _divisor("num_tokens", num_tokens), stats
+    return losses.sum() / divisor("num_tokens", num_tokens), stats
 
 
 def clipped_value_loss(
@@ -227,7 +227,7 @@ def clipped_value_loss(
     unclipped = (values - returns).square()
     # Not old + clamp(new − old), whose rounding inside the range would count as clipped.
     clipped = (values.clamp(old_values - clip_range, old_values + clip_range) - returns).square()
-    loss = torch.maximum(unclipped, clipped).sum() / 2 / _divisor("num_tokens", num_tokens)
+    loss = torch.maximum(unclipped, clipped).sum() / 2 / divisor("num_tokens", num_tokens)
     return loss, ValueStats(masked_mean((clipped > unclipped).to(values.dtype), mask))
 
 
@@ -288,7 +288,8 @@ def _policy_stats(
     return PolicyStats(masked_mean(is_clipped, mask), masked_mean(k3, mask), ratios.max())
 
 
-def _divisor(name: str, count: int) -> int:
+def divisor(name: str, count: int) -> int:
+    """What a sum over part of an optimiser step is divided by: the step's count, or 1 for 0."""
     if count < 0:
         raise ValueError(f"{name} must be 0 or more, the count of the whole step: got {count}")
     return max(count, 1)
