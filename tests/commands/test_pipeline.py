@@ -43,7 +43,7 @@ def test_all_stages_run_in_their_order_and_the_summary_says_what_came_of_it(
     assert found["gain"].keys() == {"gold", "se"}
     assert found["win_rate"].keys() == {"ppo_vs_sft", "low", "high"}
     assert found["reward"]["mixed"].keys() == {"accuracy", "low", "high", "ceiling", "n"}
-    assert found["seconds"].keys() == {"sft", "reward", "ppo", "evaluate"}
+    assert found["seconds"].keys() == {"sft", "reward", "ppo", "evaluate", "export"}
     assert all(seconds > 0 for seconds in found["seconds"].values())
     assert found["peak_rss_mib"] > 100
     parents = read_manifest(ROOT / "ppo" / "artefact").parents
@@ -60,6 +60,40 @@ def test_a_finished_stage_is_not_run_again(
     assert artefacts() == before
     assert capsys.readouterr().err.count("finished before, not run again") == len(STAGES)
     assert summary()["seconds"]["sft"] == 12.5
+
+
+def test_the_ppo_adapter_is_exported_for_stock_peft_and_measured(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from peft import PeftConfig
+
+    out = ROOT / "export" / "ppo"
+    assert main(PIPELINE) == 0
+    assert float(capsys.readouterr().err.partition("log-prob difference ")[2].split()[0]) < 1e-4
+    weights = (ROOT / "ppo" / "artefact" / "adapter_model.safetensors").read_bytes()
+    assert (out / "adapter_model.safetensors").read_bytes() == weights
+    assert Path(str(PeftConfig.from_pretrained(str(out)).base_model_name_or_path)).is_dir()
+
+
+def test_a_rerun_puts_a_whole_new_export_in_the_place_of_the_old_one(trained: Path) -> None:
+    out = ROOT / "export" / "ppo"
+    out.mkdir(parents=True)
+    (out / "of_an_earlier_run").write_text("")
+    assert main(PIPELINE) == 0
+    assert [path.name for path in out.parent.iterdir()] == ["ppo"]
+    assert not (out / "of_an_earlier_run").exists()
+    assert (out / "adapter_model.safetensors").is_file()
+
+
+def test_an_export_that_other_tools_would_misread_is_a_finding(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rlhf_forge.commands import export
+
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    assert main(PIPELINE) == 1
+    assert "another tool would not see the trained model" in capsys.readouterr().err
+    assert "export" in summary()["seconds"]
 
 
 def change_the_data(project: Path) -> list[str]:
@@ -123,7 +157,7 @@ def test_without_all_three_stages_nothing_is_evaluated(
     (project / "ppo.yaml").unlink()
     (project / "reward.yaml").unlink()
     assert main(PIPELINE) == 0
-    assert "no evaluation: . lacks one of sft, reward, ppo" in capsys.readouterr().err
+    assert "no evaluation, no export: . lacks one of sft, reward, ppo" in capsys.readouterr().err
     assert not (ROOT / "summary.json").exists()
 
 

@@ -44,12 +44,26 @@ def export(artefact: Path, out: Path, merge: bool = False) -> int:
         out: Folder to write; must not exist.
         merge: Add the adapter into a plain copy of the base: a whole model, not an adapter.
     """
+    if out.exists():
+        raise UserError(f"{out}: exists already", hint="give a folder that does not exist yet")
+    status = write_export(artefact, out, merge=merge)
+    print(out)
+    return status
+
+
+def write_export(artefact: Path, out: Path, *, merge: bool = False) -> int:
+    """As `export`, in place of what is in ``out``, which is there whole until the new one is.
+
+    Returns:
+        1 if stock tools compute something else than we do, else 0.
+
+    Raises:
+        UserError: If the artefact is none, does not fit its base, or is not to be merged.
+    """
     from rlhf_forge.artefact import read_manifest
     from rlhf_forge.serve.models import open_models
 
     manifest = read_manifest(artefact)
-    if out.exists():
-        raise UserError(f"{out}: exists already", hint="give a folder that does not exist yet")
     if merge and manifest.stage == "reward":
         raise UserError(
             f"{artefact}: a reward model is not merged: its head is no part of a language model",
@@ -61,10 +75,19 @@ def export(artefact: Path, out: Path, merge: bool = False) -> int:
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     write = _write_merged if merge else _write_adapter
     status = write(manifest, artefact, unfinished, base)
-    unfinished.replace(out)
+    _put(unfinished, out)
     _tell(f"README.md in {out} says how to load it")
-    print(out)
     return status
+
+
+def _put(new: Path, place: Path) -> None:
+    """Move a folder to where another one may be; no folder can be renamed onto a full one."""
+    old = place.with_name(place.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.replace(old)
+    new.replace(place)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_adapter(manifest: "Manifest", artefact: Path, out: Path, base: "BackboneConfig") -> int:

@@ -11,6 +11,7 @@ from rlhf_forge.run_folder import LOGS, last_checkpoint
 
 ORDER = ("sft", "reward", "ppo")
 TIMES = "seconds.json"
+EXPORT = Path("export") / "ppo"
 
 
 def pipeline(
@@ -19,7 +20,7 @@ def pipeline(
     seed: int = 0,
     data_seed: int = 0,
     precision: Literal["nf4", "bf16", "fp32"] | None = None,
-) -> None:
+) -> int:
     """Train every stage whose config lies in a folder, evaluate, export and print a table.
 
     A stage that is finished, with the same config, seed, parents and data, is not run again, and
@@ -44,8 +45,9 @@ def pipeline(
     stages = _stages(place, overrides)
     _look_ahead(place, stages)
     seconds = {stage: _run(stage, arguments, name) for stage, arguments in stages.items()}
-    _finish(place, name, stages, seconds, {"seed": seed, "data_seed": data_seed})
+    status = _finish(place, name, stages, seconds, {"seed": seed, "data_seed": data_seed})
     sys.stderr.write(f"all: {time.perf_counter() - started:.0f} s\n")
+    return status
 
 
 def _stages(place: Path, overrides: list[str]) -> dict[str, list[str]]:
@@ -116,20 +118,30 @@ def _finish(
     stages: dict[str, list[str]],
     seconds: dict[str, float],
     seeds: dict[str, int],
-) -> None:
-    """Evaluate, export, write summary.json, print the table and what to type next."""
+) -> int:
+    """Evaluate, export, write summary.json, print the table and what to type next.
+
+    Returns:
+        1 if other tools see another model in the export than was trained, else 0.
+    """
     import resource
 
     from rlhf_forge.commands.evaluation_of_run import evaluator_of
+    from rlhf_forge.commands.export import write_export
     from rlhf_forge.commands.tables import print_summary
 
     root = LOGS / name
     if not set(ORDER) <= set(stages):
-        sys.stderr.write(f"no evaluation: {place} lacks one of {', '.join(ORDER)}\n")
-        return
+        sys.stderr.write(f"no evaluation, no export: {place} lacks one of {', '.join(ORDER)}\n")
+        return 0
     started = time.perf_counter()
     summary: dict[str, Any] = {**seeds, **evaluator_of(place, stages).summary()}
-    summary["seconds"] = seconds | {"evaluate": time.perf_counter() - started}
+    evaluated = time.perf_counter()
+    status = write_export(root / "ppo" / "artefact", root / EXPORT)
+    summary["seconds"] = seconds | {
+        "evaluate": evaluated - started,
+        "export": time.perf_counter() - evaluated,
+    }
     # Linux counts ru_maxrss in KiB.
     summary["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     path = root / "summary.json"
@@ -137,7 +149,9 @@ def _finish(
     print_summary(summary)
     sys.stderr.write(
         f"summary: {path}\n"
+        f"export: {root / EXPORT}\n"
         f"next: python -m rlhf_forge chat {root}/ppo/artefact\n"
         f"      python -m rlhf_forge serve {root}\n"
         f"      tensorboard --logdir {root}\n"
     )
+    return status
