@@ -177,6 +177,13 @@ def test_a_mistake_in_a_file_is_told_as_one_on_the_command_line(
         ("model.init_args.micro_batch_tokens", "0", " must be 1 or more, got 0"),
         ("model.init_args.optimizer.learning_rate", "-1", " must be above 0 and finite, got -1.0"),
         ("model.init_args.sampling.top_p", "3", " must be in (0, 1], got 3.0"),
+        ("model.init_args.backbone.lora.r", "many", ": must be a whole number, got many"),
+        ("model.init_args.backbone.lora", "3", ": must be keys with values or null, got 3"),
+        (
+            "model.init_args.backbone.lora",
+            "{r: 0}",
+            " must have positive r and alpha, got r 0, alpha 4",
+        ),
         ("data.batch_size", "0", ": must be 1 or more, got 0"),
         ("seed_everything", "true", ": must be a whole number, got True"),
         ("seed_everything", "-1", ": must be a whole number, 0 or more, got -1"),

@@ -3,6 +3,8 @@
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import is_dataclass
+from importlib import import_module
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -23,6 +25,8 @@ NO_VALUE = re.compile(r"expected (?:one|at least one) argument")
 WORD = re.compile(r"unrecognized arguments: ([^-\s]\S*)")
 EXPECTED = re.compile(r"Expected an? (?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])")
 GOT = re.compile(r"(?:Got value|Given value): (.*)")
+# The first class that a key of several kinds takes.
+SUBTYPE = re.compile(r"Subtypes: \[<class '([\w.]+)'>")
 NO_CLASS = re.compile(r"given class_path '([\w.]+)'|Expected a dot import path string: (\S+)")
 KINDS = {
     "int": "a whole number",
@@ -50,10 +54,10 @@ class ParserError(UserError):
         )
         self.key, self.fault, self.near = key, fault, near
 
-    def under(self, key: str) -> "ParserError":
-        """The same, as the parser calls it that has the class with this mistake at ``key``."""
-        near = self.near and f"{key}.init_args.{self.near}"
-        return ParserError(f"{key}.init_args.{self.key}", self.fault, near)
+    def under(self, place: str) -> "ParserError":
+        """The same, as the parser calls it that has the class with this mistake at ``place``."""
+        near = self.near and f"{place}.{self.near}"
+        return ParserError(f"{place}.{self.key}", self.fault, near)
 
 
 class TerseParser(ArgumentParser):
@@ -106,7 +110,8 @@ def mistake(message: str, ex: Exception | None, known: Sequence[str]) -> UserErr
     within = next((e for e in _chain(ex) if isinstance(e, UserError)), None)
     faulty = _first(FAULTY_KEY, message)
     if isinstance(within, ParserError):
-        found = within.under(faulty) if faulty else within
+        init_args = "" if _is_of_plain_keys(message) else ".init_args"
+        found = within.under(f"{faulty}{init_args}") if faulty else within
         return found if found.near else ParserError(found.key, found.fault, _near(found.key, known))
     if within is not None:
         return within
@@ -136,6 +141,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def _is_of_plain_keys(message: str) -> bool:
+    """Whether the faulty key takes a data class or null: its keys stand right below it."""
+    module, _, name = (_first(SUBTYPE, message) or "").rpartition(".")
+    return bool(module) and is_dataclass(getattr(import_module(module), name, None))
+
+
 def _near(key: str, known: Sequence[str]) -> str | None:
     return None if key in known else nearest_key(key, known)
 
@@ -162,6 +173,8 @@ def _of_key(message: str, faulty: str | None, known: Sequence[str]) -> ParserErr
     if wanted is not None:
         return ParserError(wanted, "needed, and not given")
     name = _first(NO_CLASS, message)
+    if name is not None and _is_of_plain_keys(message):
+        return ParserError(faulty or "", f"must be {KINDS['dict']} or null, got {name}")
     if name is not None:
         near = difflib.get_close_matches(name.rpartition(".")[2], known, n=1)
         return ParserError(

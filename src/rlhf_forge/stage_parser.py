@@ -5,7 +5,7 @@ import inspect
 import re
 from argparse import Action
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch import LightningModule, Trainer
@@ -100,6 +100,6 @@ def model_keys() -> list[str]:
 def _keys_of(kind: Callable[..., Any], place: str) -> Iterator[str]:
     for name, parameter in inspect.signature(kind).parameters.items():
         yield f"{place}.{name}"
-        annotation = parameter.annotation
-        if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-            yield from _keys_of(annotation, f"{place}.{name}")
+        for group in (parameter.annotation, *get_args(parameter.annotation)):
+            if isinstance(group, type) and dataclasses.is_dataclass(group):
+                yield from _keys_of(group, f"{place}.{name}")
