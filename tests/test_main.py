@@ -207,6 +207,36 @@ def test_a_value_out_of_range_in_ppo_is_told_with_its_whole_key(
     assert told([*fit, f"--{size}", "3"], capsys)[0] == error
 
 
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        # The base has a context of 128, and all stages sample 4 tokens.
+        ("fit sft --data.max_length 129", "data.max_length: must be at most 128, got 129"),
+        ("predict sft --data.max_length 125", "data.max_length: must be at most 124, got 125"),
+        ("fit reward --data.max_length 125", "data.max_length: must be at most 124, got 125"),
+        ("fit ppo --data.max_length 125", "data.max_length: must be at most 124, got 125"),
+        (
+            "fit ppo --model.init_args.rollout.max_new_tokens 128",
+            "model.init_args.rollout.max_new_tokens: must be at most 127, got 128",
+        ),
+    ],
+)
+def test_what_is_longer_than_the_context_of_the_base_is_told_with_its_key(
+    line: str, error: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    word, stage, *options = line.split()
+    told_error, hint = told([word, "--config", f"{stage}.yaml", *options], capsys)
+    assert told_error == error
+    assert "128 tokens" in hint
+    assert ("up to 4 of them (model.init_args." in hint) == error.endswith("125")
+
+
+def test_what_fills_the_context_of_the_base_is_taken(trained: Path) -> None:
+    assert main([*FIT, "--run", "y", "--data.max_length", "128"]) == 0
+    ppo = ["fit", "--config", "ppo.yaml", "--data.max_length", "124"]
+    assert main(ppo) == 0
+
+
 def test_an_option_without_its_value_is_told(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -49,6 +49,8 @@ class ForgeCLI(ParsedStage):
         arguments = config.model.init_args
         for mistake in missing_parents(arguments, stage=self.stage, command_of=self.command_of):
             raise mistake
+        for mistake in self.misfits():
+            raise mistake
         checkpoint = find_checkpoint(config.ckpt_path, self.folder, word=self.word)
         config.ckpt_path = None if checkpoint is None else str(checkpoint)
         if self.word == "predict":

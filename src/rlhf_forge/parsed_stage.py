@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
+from rlhf_forge.backbone.loading import context_of
 from rlhf_forge.callbacks.config_writer import ConfigWriter
 from rlhf_forge.callbacks.defaults import quiet, trainer_defaults
 from rlhf_forge.config_files import command_for, found_configs
@@ -25,10 +26,14 @@ from rlhf_forge.stage_config import (
     fill_in_parents,
     kind_of,
     mistakes_in,
+    mistakes_in_lengths,
     one_line,
     seed_of,
 )
 from rlhf_forge.stage_parser import StageParser, add_class_arguments, add_run_arguments
+
+# PPO learns from responses, and a reward model is scaled on some.
+SAMPLING_STAGES = frozenset({"reward", "ppo"})
 
 
 class ParsedStage(LightningCLI):
@@ -112,6 +117,12 @@ class ParsedStage(LightningCLI):
     def mistakes(self) -> Iterator[UserError]:
         """What the config says and may not."""
         return mistakes_in(self.config)
+
+    def misfits(self) -> Iterator[UserError]:
+        """What has no room in the base; its config must lie here, or the hub be in reach."""
+        context = context_of(self.config.model.init_args.backbone.path)
+        samples = self.stage in SAMPLING_STAGES or self.word == "predict"
+        return mistakes_in_lengths(self.config, context=context, samples=samples)
 
     def command_of(self, stage: str) -> str:
         """What to type to train another stage of this run."""

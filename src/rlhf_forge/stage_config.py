@@ -89,6 +89,28 @@ def _mistakes_in_sizes(batch_size: int, arguments: Any) -> Iterator[UserError]:
         )
 
 
+def mistakes_in_lengths(config: Any, *, context: int, samples: bool) -> Iterator[UserError]:
+    """What has no room in the base: an example, or one with a response behind it.
+
+    Args:
+        config: As parsed.
+        context: Most tokens that the base reads at once.
+        samples: Whether responses are drawn to what data.max_length limits.
+    """
+    arguments = config.model.init_args
+    key = "rollout" if "rollout" in arguments else "sampling"
+    name = f"model.init_args.{key}.max_new_tokens"
+    response = arguments[key].max_new_tokens if samples else 0
+    room = f"the base has a context of {context} tokens"
+    if response >= context:
+        yield UserError(f"{name}: must be at most {context - 1}, got {response}", hint=room)
+    elif config.data.max_length > context - response:
+        yield UserError(
+            f"data.max_length: must be at most {context - response}, got {config.data.max_length}",
+            hint=f"{room}, a response up to {response} of them ({name})" if samples else room,
+        )
+
+
 def fill_in_parents(arguments: Any, run: str) -> None:
     """Parents that are not given are those of the same run."""
     for parent in PARENTS:

@@ -167,6 +167,7 @@ def test_without_all_three_stages_nothing_is_evaluated(
         ("ppo.yaml", "pairs.jsonl", "nowhere.jsonl", "data.path: no such file: nowhere.jsonl"),
         ("ppo.yaml", "minibatch_size: 4", "minibatch_size: 0", "minibatch_size must be 1 or more"),
         ("ppo.yaml", "max_new_tokens", "max_new_tokns", "rollout.max_new_tokns: no such key"),
+        ("ppo.yaml", "max_length: 64", "max_length: 126", "data.max_length: must be at most 124"),
         ("evaluate.yaml", "", "nmber: 3", "evaluate.nmber: no such key"),
         ("evaluate.yaml", "", "judge: nowhere:score", "no function nowhere:score"),
         ("evaluate.yaml", "", "judge: [", "evaluate.yaml:1:9: not YAML"),

@@ -77,6 +77,8 @@ def _look_ahead(place: Path, stages: dict[str, list[str]]) -> None:
     for arguments in stages.values():
         parsed = parsed_stage(arguments)
         parsed.module()
+        for misfit in parsed.misfits():
+            raise misfit
         data = parsed.config.data
         for path, split in ((data.path, data.split), (data.validation, data.validation_split)):
             if path is not None and not is_function(path):
