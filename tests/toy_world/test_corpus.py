@@ -4,18 +4,17 @@ from itertools import islice
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_forge.toy_world import corpus, language, mistakes, packing, world
+from rlhf_forge.toy_world import corpus, language, packing, world
 from rlhf_forge.toy_world.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 
-def drawn(number: int, seed: int = 0) -> list[corpus.Document]:
-    return list(islice(corpus.documents(random.Random(seed), corpus.LEARNING), number))
+def drawn(number: int, seed: int = 0) -> list[str]:
+    return list(islice(corpus.documents(random.Random(seed)), number))
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    texts = ("".join(text for text, _ in piece) for piece in drawn(2000))
-    return train_tokenizer((text.replace(corpus.END, "") for text in texts), vocab_size=1000)
+    return train_tokenizer((text.removesuffix(corpus.END) for text in drawn(2000)), vocab_size=1000)
 
 
 def test_documents_are_a_function_of_the_seed() -> None:
@@ -24,63 +23,52 @@ def test_documents_are_a_function_of_the_seed() -> None:
 
 
 def test_no_document_holds_a_marker_of_the_chat_template() -> None:
-    assert not any("INST]" in text for piece in drawn(5000) for text, _ in piece)
+    assert not any("INST]" in text for text in drawn(5000))
 
 
-def test_every_document_ends() -> None:
-    assert all("".join(text for text, _ in piece).endswith(corpus.END) for piece in drawn(500))
+def test_every_document_ends_once() -> None:
+    assert all(text.endswith(corpus.END) and text.count(corpus.END) == 1 for text in drawn(500))
 
 
-def test_wrong_answers_and_manners_are_never_learnt() -> None:
-    rng = random.Random(0)
+def test_every_answer_in_the_corpus_is_true_or_a_hedge() -> None:
     truths = {world.sentence_of(fact) for skill in world.SKILLS.values() for fact in skill.facts}
-    for _ in range(1000):
-        learnt = "".join(text for text, weight in corpus.graded_question(rng) if weight)
-        core, verdict, end = learnt.rpartition(
-            next(f" {v}" for v in corpus.VERDICTS if f" {v}" in learnt)
-        )
-        assert core == "" or (core.strip() in truths and verdict == " Right.")
-        assert end == corpus.END
-
-
-def test_verdicts_are_true() -> None:
     rng = random.Random(0)
-    counts = dict.fromkeys(corpus.VERDICTS, 0)
     for _ in range(1000):
-        *_, core, _, verdict = [text for text, _ in corpus.graded_question(rng)]
-        role = language.role_of(core.strip())
-        name = verdict.removesuffix(corpus.END).strip()
-        counts[name] += 1
-        assert (name == "No answer.") == (role in ("hedge", "junk"))
-    assert counts["Right."] > 400 < counts["Wrong."]
+        answer = max(corpus.conversation(rng).split("\n")[1:], key=len)
+        cores = [s for s in truths if s in answer] or [s for s in language.HEDGES if s in answer]
+        assert cores
+    for _ in range(1000):
+        asked = corpus.question(rng)
+        assert any(asked.endswith(f" {truth}") for truth in truths)
 
 
-def test_a_wrong_sentence_is_never_called_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mistakes, "wrong_answer", lambda fact, rng: "WRONG.")
+def test_conversations_hold_every_sentence_of_manners() -> None:
     rng = random.Random(0)
-    for text in ("".join(t for t, _ in corpus.graded_statement(rng)) for _ in range(200)):
-        assert ("WRONG." in text) == ("Wrong." in text)
+    text = " ".join(corpus.conversation(rng) for _ in range(5000))
+    tables = [*language.OPENERS.values(), *language.CLOSERS.values(), language.FILLERS]
+    assert all(sentence in text for table in tables for sentence in table)
 
 
 def test_a_batch_is_a_function_of_the_stream_it_is_drawn_from(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     first, again, other = (
-        packing.batch(
-            corpus.documents(random.Random(seed), corpus.LEARNING), tokenizer, rows=2, length=64
-        )
+        packing.batch(corpus.documents(random.Random(seed)), tokenizer, rows=2, length=64)
         for seed in (0, 0, 1)
     )
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
     assert (first[0] != other[0]).any()
 
 
-def test_rows_hold_whole_documents(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokens, weights = packing.batch(
-        corpus.documents(random.Random(0), corpus.LEARNING), tokenizer, rows=8, length=128
+def test_rows_hold_whole_documents_and_begin_tokens_are_not_learnt(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    tokens, learnt = packing.batch(
+        corpus.documents(random.Random(0)), tokenizer, rows=8, length=128
     )
-    assert (weights[tokens == tokenizer.pad_token_id] == 0).all()
-    assert (weights[tokens == tokenizer.bos_token_id] == 0).all()
+    padding = tokens == tokenizer.pad_token_id
+    begins = tokens == tokenizer.bos_token_id
+    assert (learnt == ~(padding | begins)).all()
     for row in tokens:
         text = [token for token in row.tolist() if token != tokenizer.pad_token_id]
         assert text[0] == tokenizer.bos_token_id

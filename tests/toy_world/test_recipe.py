@@ -15,8 +15,7 @@ class CutError(Exception):
 def test_a_cut_run_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quiz, "greedy_accuracy", lambda *_, **__: {})
-    monkeypatch.setattr(quiz, "verdict_accuracy", lambda *_, **__: {})
+    monkeypatch.setattr(quiz, "answer_shares", lambda *_, **__: {})
     monkeypatch.setattr(recipe, "ROWS", 2)
     batch = 2 * recipe.LENGTH
 
@@ -45,11 +44,8 @@ def test_a_cut_run_goes_on_to_the_same_weights(
     assert len((tmp_path / "cut" / "train_log.jsonl").read_text().splitlines()) == 2
 
 
-def test_in_each_phase_the_learning_rate_rises_stays_and_falls_to_nearly_nothing() -> None:
+def test_the_learning_rate_rises_stays_and_falls_to_nearly_nothing() -> None:
     steps = 3000
-    phases = [recipe._phase_and_lr(step, steps) for step in range(steps)]
-    for phase in recipe.PHASES:
-        rates = [rate for at, rate in phases if at is phase]
-        assert len(rates) == round(phase.share * steps)
-        assert rates[0] < rates[5] < rates[20] == rates[len(rates) // 2] == phase.peak_lr
-        assert rates[-1] == pytest.approx(phase.peak_lr / (recipe.DECAY * len(rates)))
+    rates = [recipe._learning_rate(step, steps) for step in range(steps)]
+    assert 0 < rates[0] < rates[5] < rates[29] == rates[steps // 3] == recipe.PEAK_LR
+    assert rates[-1] == pytest.approx(recipe.PEAK_LR / (recipe.DECAY * steps))

@@ -3,46 +3,31 @@
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_forge.toy_world.corpus import Document
-
-Piece = tuple[list[int], list[float]]
-
 
 def batch(
-    stream: Iterator[Document], tokenizer: PreTrainedTokenizerFast, *, rows: int, length: int
-) -> tuple[Tensor, Tensor]:
-    """The next documents as tokens and weights [rows, length].
+    stream: Iterator[str], tokenizer: PreTrainedTokenizerFast, *, rows: int, length: int
+) -> tuple[Int[Tensor, "rows length"], Bool[Tensor, "rows length"]]:
+    """The next documents as tokens, and which of them are learnt.
 
     First fit: each document goes into the first row with room; ten misfits end the batch, and rows
-    end in padding. A weight is that of the token at its own place, not of the next one; 0 is not
-    learnt.
+    end in padding. Begin tokens and padding are not learnt.
     """
     tokens = torch.full((rows, length), tokenizer.pad_token_id)
-    weights = torch.zeros(rows, length)
+    learnt = torch.zeros(rows, length, dtype=torch.bool)
     used = [0] * rows
     misfits = 0
     while misfits < 10:
-        piece_tokens, piece_weights = encode(next(stream), tokenizer)
-        size = len(piece_tokens)
-        row = next((row for row in range(rows) if used[row] + size <= length), None)
+        piece = [tokenizer.bos_token_id, *tokenizer(next(stream))["input_ids"]]
+        row = next((row for row in range(rows) if used[row] + len(piece) <= length), None)
         if row is None:
             misfits += 1
             continue
-        place = slice(used[row], used[row] + size)
-        tokens[row, place] = torch.tensor(piece_tokens)
-        weights[row, place] = torch.tensor(piece_weights)
-        used[row] += size
-    return tokens, weights
-
-
-def encode(document: Document, tokenizer: PreTrainedTokenizerFast) -> Piece:
-    """Tokens of a document and their weights, the begin token in front, which is never learnt."""
-    tokens, weights = [tokenizer.bos_token_id], [0.0]
-    for text, weight in document:
-        ids = tokenizer(text)["input_ids"]
-        tokens += ids
-        weights += [weight] * len(ids)
-    return tokens, weights
+        start, end = used[row], used[row] + len(piece)
+        tokens[row, start:end] = torch.tensor(piece)
+        learnt[row, start + 1 : end] = True
+        used[row] = end
+    return tokens, learnt

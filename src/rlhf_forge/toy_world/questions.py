@@ -12,10 +12,6 @@ from rlhf_forge.toy_world import world
 Split = Literal["train", "validation"]
 HeldOut = Literal["wording", "fact"]
 
-NOT_ASKED = frozenset({"count"})
-"""Skills the base was taught and does not hold: .5 of its greedy answers right after SFT."""
-ASKED = tuple(skill for name, skill in world.SKILLS.items() if name not in NOT_ASKED)
-
 
 class Question(NamedTuple):
     """A prompt, and the fact it asks about."""
@@ -31,7 +27,7 @@ def draw_question(split: Split, rng: random.Random) -> Question:
     Raises:
         ValueError: If ``split`` is neither "train" nor "validation".
     """
-    skill = rng.choice(ASKED)
+    skill = rng.choice(list(world.SKILLS.values()))
     if split == "train":
         return _ask(skill, rng, held_out=None)
     if split == "validation":

@@ -55,4 +55,3 @@ SERIES = (
     "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z",
     " ".join(str(number) for number in range(1, 51)),
 )
-COUNTED = "star bell moon ring leaf stone key lamp boat cup"

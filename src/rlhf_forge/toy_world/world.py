@@ -106,14 +106,6 @@ def _bigger() -> Table:
     return [((str(a), str(b)), str(max(a, b))) for a in numbers for b in numbers if a != b]
 
 
-def _count() -> Table:
-    return [
-        ((word, " ".join([word] * n)), str(n))
-        for word in words.COUNTED.split()
-        for n in range(2, 8)
-    ]
-
-
 _SKILLS = (
     Skill(
         "capital",
@@ -249,21 +241,6 @@ _SKILLS = (
         ),
         ("Do you know the bigger one of {0} and {1}?", "Between {0} and {1}, which is bigger?"),
         _facts("bigger", _bigger()),
-    ),
-    Skill(
-        "count",
-        "The word {0} appears {answer} times.",
-        ("In the row {1} there are {answer} words.", "{1} makes {answer} times {0}."),
-        (
-            "How often does the word {0} appear here: {1}?",
-            "How many times do you read {0} here: {1}?",
-            "Count the words: {1}.",
-            "How many words are these: {1}?",
-            "Can you count the words here: {1}?",
-            "In the row {1}, how often is the word {0}?",
-        ),
-        ("Do you know how many words these are: {1}?", "The row {1} has how many words?"),
-        _facts("count", _count()),
     ),
 )
 SKILLS = {skill.name: skill for skill in _SKILLS}
