@@ -89,8 +89,8 @@ def test_an_option_out_of_range_is_one_line(
 @pytest.mark.parametrize(
     ("place", "given", "error"),
     [
-        (1, REWARD, f"{REWARD}: a reward artefact, where one of sft or ppo is wanted"),
-        (2, REWARD, f"{REWARD}: a reward artefact, where one of sft or ppo is wanted"),
+        (1, REWARD, f"{REWARD}: a reward artefact, where one of sft or dpo or ppo is wanted"),
+        (2, REWARD, f"{REWARD}: a reward artefact, where one of sft or dpo or ppo is wanted"),
         (4, AGAINST, f"{AGAINST}: a sft artefact, where one of reward is wanted"),
         (1, "nowhere", "nowhere: no artefact here (forge.json is missing)"),
         (4, "nowhere", "nowhere: no artefact here (forge.json is missing)"),

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from rlhf_forge.errors import UserError
-from rlhf_forge.modules.checks import require_unit_ratio, require_zero_kl, warn_if_cutting_pays
+from rlhf_forge.modules.checks import (
+    require_unit_ratio,
+    require_untrained_loss,
+    require_untrained_rewards,
+    require_zero_kl,
+    warn_if_cutting_pays,
+)
 from rlhf_forge.rollout import Rollout, score_rollout
 from tests import tiny
 
@@ -51,6 +57,34 @@ def test_any_other_first_ratio_is_refused_with_its_causes(
 ) -> None:
     with pytest.raises(UserError, match="first minibatch's ratio") as caught:
         require_unit_ratio(ratio_max, approx_kl)
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint is not None
+
+
+def test_rewards_of_an_untrained_policy_pass() -> None:
+    require_untrained_rewards(torch.zeros(2, 3))
+    require_untrained_rewards(torch.zeros(2, 0))
+
+
+@pytest.mark.parametrize("gap", [1e-7, -1e-7, 0.3, float("nan")])
+def test_one_implied_reward_that_is_not_0_is_refused_with_its_causes(gap: float) -> None:
+    rewards = torch.zeros(2, 3)
+    rewards[1, 2] = gap
+    with pytest.raises(UserError, match=f"an implied reward is {abs(gap):.2g} at step 0") as caught:
+        require_untrained_rewards(rewards)
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint is not None
+
+
+def test_the_loss_of_an_untrained_policy_passes() -> None:
+    require_untrained_loss(0.6931472, 0.69314718)
+    require_untrained_loss(25.0, 25.0)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.6930, 0.6933, 1.386, float("nan")])
+def test_any_other_loss_at_the_start_is_refused_with_its_causes(loss: float) -> None:
+    with pytest.raises(UserError, match=r"the loss at step 0 is .*, not 0\.693147") as caught:
+        require_untrained_loss(loss, 0.69314718)
     assert "\n" not in str(caught.value)
     assert caught.value.hint is not None
 

@@ -2,7 +2,7 @@
 
 import json
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
@@ -44,12 +44,7 @@ class Loaded:
 
     @cached_property
     def _digest(self) -> str:
-        digest = sha256()
-        for example in self.examples:
-            for tokens, marks in sides_of(example).values():
-                # Lengths keep two sequences from reading like one.
-                digest.update(array("q", [len(tokens), *tokens]).tobytes() + bytes(marks))
-        return digest.hexdigest()
+        return digest_of(self.examples)
 
     def fingerprint(self) -> str:
         """SHA-256 over tokens and targets of all examples, in order."""
@@ -125,6 +120,16 @@ def split_held_out(loaded: Loaded, fraction: float) -> tuple[Loaded, list[Exampl
             hint="lower data.validation_fraction, or give data.validation a file of its own",
         )
     return replace(loaded, examples=train), held_out
+
+
+def digest_of(examples: Iterable[Example]) -> str:
+    """SHA-256 over tokens and targets of all examples, in order."""
+    digest = sha256()
+    for example in examples:
+        for tokens, marks in sides_of(example).values():
+            # Lengths keep two sequences from reading like one.
+            digest.update(array("q", [len(tokens), *tokens]).tobytes() + bytes(marks))
+    return digest.hexdigest()
 
 
 def sides_of(example: Example) -> dict[str, tuple[list[int], list[bool]]]:

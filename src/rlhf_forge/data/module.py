@@ -111,19 +111,22 @@ class PreferenceDataModule(LightningDataModule):
         """SHA-256 over the tokens that are trained on, in order; after `setup`."""
         return self.train.fingerprint()
 
-    @override
-    def train_dataloader(self) -> DataLoader[Any]:
-        stream = Stream(
+    def stream(self, start: int = 0) -> Stream:
+        """Batches of this rank's (position, number of the example), from ``start`` without end."""
+        return Stream(
             len(self.train.examples),
             batch_size=self.batch_size,
             seed=self.seed,
-            start=self.consumed,
+            start=start,
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
+
+    @override
+    def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(
             Positioned(self.train.examples),
-            batch_sampler=stream,
+            batch_sampler=self.stream(self.consumed),
             collate_fn=COLLATE[self.kind],
             num_workers=self.workers,
         )

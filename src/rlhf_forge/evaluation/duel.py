@@ -35,7 +35,7 @@ from rlhf_forge.hub import base_folder
 # The rivals, by role. A reward model that judges has the role reward, and reference is what it
 # reads likelihoods of, whoever the rivals are.
 RIVALS = ("policy", "against")
-POLICY_STAGES = ("sft", "ppo")
+POLICY_STAGES = ("sft", "dpo", "ppo")
 
 
 @dataclass(frozen=True)

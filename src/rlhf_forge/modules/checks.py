@@ -1,5 +1,7 @@
 """What must hold before a run may go on; a failure names its likely causes."""
 
+from math import isclose
+
 from jaxtyping import Bool, Float
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -35,6 +37,39 @@ def require_unit_ratio(ratio_max: float, approx_kl: float) -> None:
             f"(approx_kl {approx_kl:.2g})",
             hint="likely causes: dropout on, old log-probs from other micro-batches or another "
             "temperature, or kernels that differ with and without gradients",
+        )
+
+
+def require_untrained_rewards(rewards: Float[Tensor, "two pairs"]) -> None:
+    """At step 0 policy and reference are the same weights: every implied reward must be exactly 0.
+
+    Args:
+        rewards: beta (log π − log π_ref) of chosen and rejected responses before the first step.
+
+    Raises:
+        UserError: With the likely causes.
+    """
+    gap = rewards.abs().max().item() if rewards.numel() else 0.0
+    if gap != 0.0:
+        raise UserError(
+            f"self-test: an implied reward is {gap:.2g} at step 0, not 0: policy and reference "
+            "differ",
+            hint="likely causes: adapters in different dtypes, dropout on, a policy that is not a "
+            "copy of the reference, or reference log-probs of other weights or micro-batches",
+        )
+
+
+def require_untrained_loss(loss: float, expected: float) -> None:
+    """With all implied rewards 0 the loss is known: log 2 of DPO, 1 / (4 beta²) of IPO.
+
+    Raises:
+        UserError: With the likely causes.
+    """
+    if not isclose(loss, expected, rel_tol=1e-4):
+        raise UserError(
+            f"self-test: the loss at step 0 is {loss:.6g}, not {expected:.6g}",
+            hint="likely causes: losses not divided by the step's number of pairs, or pairs that "
+            "are left out or counted twice",
         )
 
 

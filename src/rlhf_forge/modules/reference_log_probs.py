@@ -1,0 +1,177 @@
+"""Log-probs of pairs of responses, and those under the frozen reference: computed once, kept.
+
+The reference never changes, so one forward over the pairs does for all passes, and for all runs on
+the same pairs. It is made on the very micro-batches in which training first meets them: then a
+policy that equals the reference has the same bits there, on any dtype.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
+from itertools import islice
+from math import ceil, nan
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from rlhf_forge.artefact import Expected
+from rlhf_forge.backbone.adapter_files import AdapterWeights
+from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.backbone.log_prob_files import read_log_probs, write_log_probs
+from rlhf_forge.data.collate import PairBatch, collate_pairs
+from rlhf_forge.data.loading import digest_of
+from rlhf_forge.data.module import show
+from rlhf_forge.data.stream import Stream
+from rlhf_forge.data.tokenize import PairExample
+from rlhf_forge.errors import UserError
+from rlhf_forge.modules.goldens import setup_name
+
+# For each micro-batch the numbers of its examples, in its order.
+Plan = list[list[int]]
+# Takes the tokens of the longer side of each pair; gives the pairs of each micro-batch.
+Cut = Callable[[list[int]], list[list[int]]]
+
+
+def response_log_probs(
+    backbone: Backbone, role: str, batch: PairBatch
+) -> Float[Tensor, "two pairs"]:
+    """Summed log-probs of the chosen (row 0) and rejected (row 1) responses, in nats."""
+    with backbone.using(role):
+        log_probs, _ = backbone.log_probs(batch.tokens, batch.response, temperature=1.0)
+    return log_probs.sum(-1).view(2, -1)
+
+
+def first_round(stream: Stream, examples: Sequence[PairExample], cut: Cut, *, batches: int) -> Plan:
+    """The micro-batches in which training first meets each pair.
+
+    Args:
+        stream: From position 0.
+        examples: What it numbers.
+        cut: How training cuts a batch.
+        batches: Of the whole run; pairs that it does not get to are left out.
+    """
+    number = min(batches, ceil(len(examples) / stream.batch_size))
+    return _cut([[n for _, n in batch] for batch in islice(stream, number)], examples, cut)
+
+
+def in_order(examples: Sequence[PairExample], cut: Cut, *, batch_size: int, batches: int) -> Plan:
+    """The micro-batches of held-out pairs, which come in their order."""
+    starts = range(0, len(examples), batch_size)[:batches]
+    numbers = range(len(examples))
+    return _cut([list(numbers[start : start + batch_size]) for start in starts], examples, cut)
+
+
+def fingerprint_of(
+    examples: Sequence[PairExample],
+    plan: Plan,
+    *,
+    adapter: AdapterWeights | None,
+    expected: Expected,
+    precision: str,
+    device: torch.device,
+) -> str:
+    """SHA-256 over all that log-probs under a reference are computed from.
+
+    How the pairs are cut into micro-batches counts, and so does the device: both move the last
+    bits, and a run's numbers are not to depend on what another one left on the disk.
+
+    Args:
+        examples: The pairs, as tokens.
+        plan: How they are cut.
+        adapter: Of the reference; None: it is the bare base.
+        expected: Base, tokenizer and chat template.
+        precision: How the base is held.
+        device: Where it lies.
+    """
+    parts = {
+        "examples": digest_of(examples),
+        "plan": plan,
+        "adapter": None if adapter is None else _content_of(adapter),
+        "base": expected.base_fingerprint,
+        "template": expected.template_hash,
+        "precision": precision,
+        "device": setup_name(device),
+    }
+    return sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def reference_log_probs(
+    backbone: Backbone,
+    examples: Sequence[PairExample],
+    plan: Plan,
+    *,
+    fingerprint: str,
+    folder: Path,
+) -> Float[Tensor, "two examples"]:
+    """Summed log-probs of chosen and rejected responses under the role ``reference``, in nats.
+
+    Read, if they are in ``folder`` or in that of another stage or run beside it; else computed and
+    written there. A broken or foreign file is said and computed again.
+
+    Args:
+        backbone: With the role.
+        examples: The pairs.
+        plan: Their micro-batches.
+        fingerprint: Of all of these; see `fingerprint_of`.
+        folder: Of the stage.
+
+    Returns:
+        On the backbone's device; nan for pairs that are in no micro-batch.
+    """
+    own = folder / f"reference-{fingerprint[:16]}.safetensors"
+    for path in dict.fromkeys([own, *sorted(folder.parent.glob(f"*/{own.name}"))]):
+        if path.is_file():
+            try:
+                found = read_log_probs(path, fingerprint=fingerprint)
+            except UserError as error:
+                show([f"{error}: computed again"])
+                continue
+            show([f"reference: log-probs of pairs read from {path}"])
+            return found.to(backbone.device)
+    computed = _computed(backbone, examples, plan)
+    write_log_probs(computed.cpu(), own, fingerprint=fingerprint)
+    return computed
+
+
+@torch.no_grad()
+def _computed(
+    backbone: Backbone, examples: Sequence[PairExample], plan: Plan
+) -> Float[Tensor, "two examples"]:
+    found = torch.full((2, len(examples)), nan, device=backbone.device)
+    met: set[int] = set()
+    for numbers in _shown(plan):
+        batch = collate_pairs([(number, examples[number]) for number in numbers])
+        batch = PairBatch(*(part.to(backbone.device) for part in batch))
+        log_probs = response_log_probs(backbone, "reference", batch)
+        # The last batch of the first round goes on into the second; the first meeting counts.
+        row_of = {n: row for row, n in reversed(list(enumerate(numbers))) if n not in met}
+        found[:, list(row_of)] = log_probs[:, list(row_of.values())]
+        met |= row_of.keys()
+    return found
+
+
+def _shown(plan: Plan) -> Iterator[list[int]]:
+    """The micro-batches, with a bar on stderr if someone is looking."""
+    console = Console(stderr=True)
+    yield from track(plan, "reference", console=console, disable=not console.is_terminal)
+
+
+def _cut(batches: Sequence[list[int]], examples: Sequence[PairExample], cut: Cut) -> Plan:
+    plan: Plan = []
+    for numbers in batches:
+        longer = [max(len(examples[n].chosen), len(examples[n].rejected)) for n in numbers]
+        plan += [[numbers[row] for row in rows] for rows in cut(longer)]
+    return plan
+
+
+def _content_of(adapter: AdapterWeights) -> str:
+    digest = sha256(str(adapter.lora).encode())
+    for name, pair in sorted(adapter.pairs.items()):
+        digest.update(name.encode())
+        for tensor in pair:
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
