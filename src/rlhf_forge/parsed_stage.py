@@ -95,7 +95,7 @@ class ParsedStage(LightningCLI):
 
     @property
     def stage(self) -> str:
-        """sft, reward or ppo."""
+        """sft, reward, dpo or ppo."""
         stage: str = class_at(self.config.model.class_path).stage
         return stage
 

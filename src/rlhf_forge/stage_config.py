@@ -17,6 +17,7 @@ from rlhf_forge.words import nearest
 STAGE_CLASSES = {
     "SFTModule": "rlhf_forge.modules.sft",
     "RewardModule": "rlhf_forge.modules.reward",
+    "DPOModule": "rlhf_forge.modules.dpo",
     "PPOModule": "rlhf_forge.modules.ppo",
 }
 # A run is one virtual epoch, as long as total_steps or total_iterations says.

@@ -18,7 +18,7 @@ from rlhf_forge.words import STAGES
 
 TITLES = {
     "data": "Data",
-    "model": "The stage: class_path is SFTModule, RewardModule or PPOModule",
+    "model": "The stage: class_path is SFTModule, RewardModule, DPOModule or PPOModule",
     "trainer": "Lightning's Trainer; length, precision and folder of a run are not set here",
 }
 MODEL_HELP = "--model.help CLASS lists the keys of one, which go under --model.init_args."

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 STAGES = {
-    "fit": "train one stage: SFT, reward model or PPO",
+    "fit": "train one stage: SFT, reward model, DPO or PPO",
     "validate": "held-out metrics of a trained stage",
     "test": "the same, logged as test/*",
     "predict": "write responses or scores as JSON lines",
