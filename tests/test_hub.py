@@ -5,7 +5,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from rlhf_forge import hub
 from rlhf_forge.errors import UserError
-from rlhf_forge.hub import base_folder, tokenizer_folder
+from rlhf_forge.hub import base_folder, base_here, tokenizer_folder
 
 
 def refusal(name: str) -> UserError:
@@ -90,3 +90,22 @@ def test_only_safetensors_and_json_are_downloaded_and_for_a_tokenizer_no_weights
     )
     assert "*.safetensors" not in tokenizer
     assert all(call["ignore_patterns"] == hub.SECOND_COPIES for call in asked)
+
+
+def test_what_is_here_is_found_without_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(name: str, **options: object) -> str:
+        assert options == {"local_files_only": True}
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", ask)
+    assert base_here(str(tmp_path)) == str(tmp_path)
+    assert base_here("package:toy_world") == "package:toy_world"
+    assert base_here("some/model") == str(tmp_path)
+
+
+def test_what_is_not_here_is_told_with_how_to_get_it() -> None:
+    with pytest.raises(UserError, match=r"^base some/model: not on this machine$") as caught:
+        base_here("some/model")
+    assert "hf download some/model" in str(caught.value.hint)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from rlhf_forge.errors import UserError
-from rlhf_forge.words import COMMANDS, STAGES, USAGE, nearest
+from rlhf_forge.words import COMMANDS, DRY_RUN, STAGES, USAGE, nearest
 
 # A full disk, no permission, a read-only disk, a used-up quota: nothing for a traceback.
 FAULTS_OF_THE_DISK = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT}
@@ -68,6 +68,10 @@ def _no_command_first(arguments: list[str]) -> UserError:
 
 
 def _run_stage(word: str, rest: list[str]) -> int:
+    if word == "fit" and DRY_RUN in rest:
+        from rlhf_forge.commands.dry_run import dry_run
+
+        return dry_run([argument for argument in rest if argument != DRY_RUN])
     from rlhf_forge.cli import run_stage
 
     cli = run_stage(word, rest)

@@ -26,6 +26,31 @@ def base_folder(name: str) -> Path:
     return _folder(name, [*TOKENIZER_FILES, "*.json", "*.safetensors"])
 
 
+def base_here(name: str) -> str:
+    """Where the base called ``name`` lies, if it is on this machine: nothing is downloaded.
+
+    Returns:
+        ``name``, or for one of the hub its folder in the cache, which may be used in its place.
+
+    Raises:
+        UserError: If it is not here.
+    """
+    if name.startswith(PACKAGE_PREFIX) or Path(name).expanduser().is_dir():
+        return name
+    if not re.fullmatch(HUB_NAME, name):
+        return str(base_folder(name))  # which refuses it
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return str(snapshot_download(name, local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise UserError(
+            f"base {name}: not on this machine",
+            hint=f"`hf download {name}`; fit without --dry-run downloads it too",
+        ) from None
+
+
 def tokenizer_folder(name: str) -> Path:
     """Folder with the tokenizer of the base called ``name``; never downloads weights.
 

@@ -16,7 +16,7 @@ from rlhf_forge.errors import UserError
 UNKNOWN_KEY = (
     re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'"),
     re.compile(r"(?:Option|Key) [\"']([\w.]+)[\"'] is not (?:accepted|expected)"),
-    re.compile(r"unrecognized arguments: --([\w.]+)"),
+    re.compile(r"unrecognized arguments: --([\w.-]+)"),
     re.compile(r"Subcommand '\w+' does not accept option '([\w.]+)'"),
 )
 WANTED_KEY = re.compile(r"arguments are required: ([\w.]+)|Key \"?([\w.]+)\"? is required")
@@ -107,7 +107,7 @@ def mistake(message: str, ex: Exception | None, known: Sequence[str]) -> UserErr
         ex: What it was raised from. If a parser within found the fault, it stands in the chain.
         known: Keys that are legal here, and names of classes.
     """
-    within = next((e for e in _chain(ex) if isinstance(e, UserError)), None)
+    within = user_error_in(ex)
     faulty = _first(FAULTY_KEY, message)
     if isinstance(within, ParserError):
         init_args = "" if _is_of_plain_keys(message) else ".init_args"
@@ -134,6 +134,11 @@ def nearest_key(key: str, known: Iterable[str]) -> str | None:
 def innermost(error: BaseException) -> BaseException:
     """The exception that all others in the chain were raised from."""
     return list(_chain(error))[-1]
+
+
+def user_error_in(error: BaseException | None) -> UserError | None:
+    """The `UserError` that an exception was raised from, if there is one."""
+    return next((e for e in _chain(error) if isinstance(e, UserError)), None)
 
 
 def first_line(error: BaseException) -> str:

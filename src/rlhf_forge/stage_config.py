@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_forge.artefact import MANIFEST
 from rlhf_forge.errors import UserError
-from rlhf_forge.parsing import first_line, innermost
+from rlhf_forge.parsing import first_line, innermost, user_error_in
 from rlhf_forge.run_folder import stage_folder
 from rlhf_forge.words import nearest
 
@@ -48,7 +48,13 @@ def mistakes_in(config: Any) -> Iterator[UserError]:
     if config.checkpoint_every < 1:
         yield UserError(f"checkpoint_every: must be 1 or more, got {config.checkpoint_every}")
     yield from _mistakes_in_trainer(config.trainer)
-    yield from _mistakes_in_sizes(config.data.batch_size, config.model.init_args)
+    arguments = config.model.init_args
+    if arguments.get("sft") is not None and not _is_needed("sft", arguments):
+        yield UserError(
+            f"model.init_args.sft: not used with reference: base, got {arguments.sft}",
+            hint="leave sft out, or set model.init_args.reference to sft",
+        )
+    yield from _mistakes_in_sizes(config.data.batch_size, arguments)
 
 
 def _mistakes_in_trainer(trainer: Any) -> Iterator[UserError]:
@@ -113,16 +119,19 @@ def mistakes_in_lengths(config: Any, *, context: int, samples: bool) -> Iterator
 
 
 def fill_in_parents(arguments: Any, run: str) -> None:
-    """Parents that are not given are those of the same run."""
+    """Parents that are needed and not given are those of the same run."""
     for parent in PARENTS:
-        if parent in arguments and arguments[parent] is None:
+        if parent in arguments and arguments[parent] is None and _is_needed(parent, arguments):
             arguments[parent] = str(stage_folder(run, parent) / "artefact")
+
+
+def _is_needed(parent: str, arguments: Any) -> bool:
+    return parent != "sft" or arguments.get("reference") != "base"
 
 
 def parents_of(arguments: Any) -> dict[str, Path]:
     """Artefact folder of each stage that the stage with these arguments builds on."""
-    unneeded = {"sft"} if arguments.get("reference") == "base" else set()
-    given = {parent: arguments.get(parent) for parent in PARENTS if parent not in unneeded}
+    given = {parent: arguments.get(parent) for parent in PARENTS if _is_needed(parent, arguments)}
     return {parent: Path(folder) for parent, folder in given.items() if folder is not None}
 
 
@@ -150,6 +159,8 @@ def one_line(config: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        if (mistake := user_error_in(error)) is not None:
+            raise mistake from error
         raise UserError(full_key(config, first_line(innermost(error)))) from error
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import re
-from argparse import Action
+from argparse import SUPPRESS, Action
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, get_args
 
@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from rlhf_forge.parsing import known_keys, mistake
 from rlhf_forge.stage_config import STAGE_CLASSES, class_at
-from rlhf_forge.words import STAGES
+from rlhf_forge.words import DRY_RUN, STAGES
 
 TITLES = {
     "data": "Data",
@@ -38,6 +38,14 @@ class StageHelp(DefaultHelpFormatter):
         return "" if is_listing else super()._format_action(action)
 
 
+class NoKey(Action):
+    """An option that is taken before the parser sees it: here it is only told of."""
+
+    def __init__(self, option_strings: list[str], dest: str) -> None:
+        help_text = "say whether it would start and what it would write; writes nothing"
+        super().__init__(option_strings, SUPPRESS, nargs=0, default=SUPPRESS, help=help_text)
+
+
 class StageParser(LightningArgumentParser):
     """Lightning's parser with `UserError` in place of usage and exit."""
 
@@ -59,6 +67,8 @@ def add_run_arguments(parser: LightningArgumentParser, word: str) -> None:
     parser.add_argument(
         "--run", type=str, default="default", help="name of the run: lightning_logs/<run>"
     )
+    if word == "fit":
+        parser.add_argument(DRY_RUN, action=NoKey)
     parser.add_argument("--seed_everything", type=int, default=0, help="seed of training")
     parser.add_argument(
         "--checkpoint_every", type=int, default=50, help="iterations between checkpoints"

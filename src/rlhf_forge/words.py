@@ -18,6 +18,8 @@ COMMANDS = {
     "configs": "list the presets",
     "env": "versions and devices, for a bug report",
 }
+# Behind fit; no key, as it is no part of what a run is.
+DRY_RUN = "--dry-run"
 
 USAGE = "\n".join(
     [

@@ -79,6 +79,15 @@ class AdaptedLinear(nn.Module):
         return product(product(x, down) * self.scaling[role], up)
 
 
+def adaptable(model: nn.Module) -> dict[str, nn.Linear]:
+    """Every linear layer of the decoder, by its name in the model; the LM head is left as it is."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name != "lm_head"
+    }
+
+
 def fresh_pair(
     linear: nn.Linear, rank: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "rank inner"], Float[Tensor, "outer rank"]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from rlhf_forge.backbone.adapted_linear import AdaptedLinear, Selection, fresh_pair
+from rlhf_forge.backbone.adapted_linear import AdaptedLinear, Selection, adaptable, fresh_pair
 from rlhf_forge.backbone.adapter_files import AdapterWeights
 from rlhf_forge.backbone.attention import cache_argument
 from rlhf_forge.backbone.config import LoraSpec
@@ -285,12 +285,8 @@ class Backbone(nn.Module):
 
 def _adapt(model: PreTrainedModel, selection: Selection) -> dict[str, AdaptedLinear]:
     """Wrap every linear layer of the decoder in place; by name in the model."""
-    frozen = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name != "lm_head"
-    }
-    adapted = {name: AdaptedLinear(module, selection) for name, module in frozen.items()}
+    layers = adaptable(model)
+    adapted = {name: AdaptedLinear(module, selection) for name, module in layers.items()}
     for name, layer in adapted.items():
         model.set_submodule(name, layer)
     return adapted

@@ -25,11 +25,7 @@ def load_base(config: BackboneConfig, device: torch.device) -> PreTrainedModel:
         UserError: If the base is not there, not in safetensors, or not a causal LM.
     """
     folder = base_folder(config.path)
-    if not _weight_files(folder):
-        raise UserError(
-            f"base {config.path}: no *.safetensors file in {folder}",
-            hint="only safetensors weights are loaded: a pickle can run code",
-        )
+    require_weights(config.path, folder)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **_options(config, device))
     except (OSError, ValueError, SafetensorError) as error:
@@ -41,6 +37,33 @@ def load_base(config: BackboneConfig, device: torch.device) -> PreTrainedModel:
     if odd:
         raise UserError(f"base {config.path}: {min(odd)} is missing or of another shape")
     return freeze(model)
+
+
+def require_weights(base: str, folder: Path) -> None:
+    """Refuse a base without weights, or with some of its files missing.
+
+    Args:
+        base: Its name, for the message.
+        folder: Where it lies.
+
+    Raises:
+        UserError: Naming the first file that is missing.
+    """
+    if not _weight_files(folder):
+        raise UserError(
+            f"base {base}: no *.safetensors file in {folder}",
+            hint="only safetensors weights are loaded: a pickle can run code",
+        )
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    missing = sorted(name for name in named if not (folder / name).is_file())
+    if missing:
+        raise UserError(
+            f"base {base}: {missing[0]} is missing in {folder}, of {len(named)} files of weights",
+            hint=f"download it whole: hf download {base}",
+        )
 
 
 def freeze(model: PreTrainedModel) -> PreTrainedModel:

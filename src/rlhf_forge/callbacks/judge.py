@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from rlhf_forge.evaluation.judges import judge
+from rlhf_forge.evaluation.judges import judge, load_function
 from rlhf_forge.evaluation.statistics import mean_of
 from rlhf_forge.generation.decode import Request, generate
 from rlhf_forge.modules.ppo import PPOModule
@@ -24,6 +24,7 @@ class Judge(Callback):
     def __init__(self, function: str, number: int = 128, every: int = 2) -> None:
         if number < 1 or every < 1:
             raise ValueError(f"number and every must be 1 or more, got {number} and {every}")
+        load_function(function)  # a mistyped one is found before the first iteration
         self.function, self.number, self.every = function, number, every
 
     @override

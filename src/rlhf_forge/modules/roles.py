@@ -133,7 +133,7 @@ def add_ppo_roles(
     """
     manifest, scorer = read_parent(reward, expected, stage="reward", lora=backbone.lora)
     parents, policy = add_reference(backbone, expected, precision=precision, sft=sft, seed=seed)
-    _require_its_reference(scorer, manifest, parents.get("sft"), where=reward)
+    require_its_reference(scorer, manifest, parents.get("sft"), where=reward)
     backbone.add_role("reward", scorer, trainable=False)
     require_golden(backbone, "reward", manifest, precision=precision, where=reward)
     backbone.add_role("policy", policy, trainable=True)
@@ -142,7 +142,7 @@ def add_ppo_roles(
     return parents | {"reward": manifest.fingerprint}
 
 
-def _require_its_reference(
+def require_its_reference(
     scorer: AdapterWeights, manifest: Manifest, sft: str | None, *, where: str
 ) -> None:
     """Refuse a reward model that would read likelihoods of another reference than in training.

@@ -1,0 +1,194 @@
+"""What a run would stumble over, found in seconds: no weight is loaded and no file is written."""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rlhf_forge.artefact import MANIFEST, Expected
+from rlhf_forge.backbone.adapter_files import AdapterWeights
+from rlhf_forge.backbone.config import LoraSpec
+from rlhf_forge.backbone.loading import content_fingerprint, require_weights
+from rlhf_forge.backbone.sizes import adapter_numbers
+from rlhf_forge.data.module import PreferenceDataModule
+from rlhf_forge.data.sources import read_rows
+from rlhf_forge.data.tokenize import Example, PairExample
+from rlhf_forge.errors import UserError
+from rlhf_forge.hub import base_folder, base_here
+from rlhf_forge.modules.roles import read_parent, require_its_reference
+
+T = TypeVar("T")
+FLOAT32 = 4
+# A checkpoint holds each weight and Adam's two moments of it; a new one is written beside the old.
+NUMBERS_PER_WEIGHT = 3
+CHECKPOINTS = 2
+
+
+class Findings(list[UserError]):
+    """Mistakes, as many as can be found in one go."""
+
+    def of(self, check: Callable[..., T], *arguments: Any, **options: Any) -> T | None:
+        """What a check gives; None if it refuses, which is kept."""
+        try:
+            return check(*arguments, **options)
+        except UserError as error:
+            if str(error) not in map(str, self):  # several checks may need the same thing
+                self.append(error)
+            return None
+
+
+@dataclass(frozen=True)
+class Writes:
+    """What a run writes, in bytes.
+
+    Attributes:
+        checkpoint: One; for a moment there are two.
+        artefact: The trained role and the tokenizer.
+        free: On the disk of the run's folder.
+    """
+
+    checkpoint: int
+    artefact: int
+    free: int
+
+    @property
+    def total(self) -> int:
+        """At most, at the same time."""
+        return CHECKPOINTS * self.checkpoint + self.artefact
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base whose weights are all on this machine.
+
+    Attributes:
+        name: By which it is found here; see `base_here`.
+        folder: Where it lies.
+        fingerprint: Of its contents.
+    """
+
+    name: str
+    folder: Path
+    fingerprint: str
+
+
+def whole_base(path: str) -> Base:
+    """The base that a config calls ``path``.
+
+    Raises:
+        UserError: If it is not on this machine, or not whole.
+    """
+    name = base_here(path)
+    folder = base_folder(name)
+    require_weights(path, folder)
+    return Base(name, folder, content_fingerprint(folder))
+
+
+def read_data(settings: Mapping[str, Any], base: Base | None) -> PreferenceDataModule | None:
+    """The data of a run, read and tokenized; without a base it is only read.
+
+    Raises:
+        UserError: With file, line and reason.
+    """
+    if base is None:
+        for path, split in (("path", "split"), ("validation", "validation_split")):
+            if settings[path] is not None:
+                for _ in read_rows(settings[path], split=settings[split], seed=settings["seed"]):
+                    pass
+        return None
+    data = PreferenceDataModule(**{**settings, "tokenizer": base.name})
+    data.setup("fit")
+    return data
+
+
+def longest_of(data: PreferenceDataModule) -> int:
+    """Tokens of the longest example."""
+    return max(_length(example) for example in (*data.train.examples, *data.held_out))
+
+
+def fitting_parents(
+    parents: Mapping[str, Path], lora: LoraSpec | None, data: PreferenceDataModule, base: Base
+) -> tuple[dict[str, AdapterWeights], Findings]:
+    """The adapters of a stage's parents, and what keeps it from building on them.
+
+    Args:
+        parents: Artefact folder of each; those that are missing are passed over.
+        lora: Shape that the config gives.
+        data: After `setup`.
+        base: That they must have been made with.
+    """
+    expected = Expected(base.fingerprint, data.template.tokenizer_hash, data.template.hash)
+    findings = Findings()
+    found = {}
+    for stage, folder in parents.items():
+        if (folder / MANIFEST).is_file():
+            parent = findings.of(read_parent, str(folder), expected, stage=stage, lora=lora)
+            if parent is not None:
+                found[stage] = parent
+    if "reward" in found and not {"sft"} & parents.keys() - found.keys():
+        manifest, scorer = found["reward"]
+        sft = found["sft"][0].fingerprint if "sft" in found else None
+        where = str(parents["reward"])
+        findings.of(require_its_reference, scorer, manifest, sft, where=where)
+    return {stage: weights for stage, (_, weights) in found.items()}, findings
+
+
+def require_place(folder: Path) -> None:
+    """Refuse a folder that cannot be made.
+
+    Raises:
+        UserError: If a file is in its way, or it may not be written there.
+    """
+    there = _nearest_that_exists(folder)
+    if not there.is_dir():
+        raise UserError(f"{there}: a file, where the run's folder {folder} should be")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{there}: may not be written, and the run's folder {folder} should be there",
+            hint="run it from a folder that is yours",
+        )
+
+
+def require_space(folder: Path, base: Base, *, rank: int, roles: int) -> Writes:
+    """What a run writes, if there is room for it.
+
+    Args:
+        folder: Of the run's stage.
+        base: Its base.
+        rank: r of the adapters that it trains.
+        roles: How many it trains.
+
+    Raises:
+        UserError: If there is not.
+    """
+    adapter = FLOAT32 * adapter_numbers(base.name, base.folder, rank=rank)
+    tokenizer = sum(path.stat().st_size for path in base.folder.glob("tokenizer*"))
+    free = shutil.disk_usage(_nearest_that_exists(folder)).free
+    writes = Writes(NUMBERS_PER_WEIGHT * roles * adapter, adapter + tokenizer, free)
+    if writes.total > free:
+        raise UserError(
+            f"{folder}: the run writes up to {as_size(writes.total)}, and {as_size(free)} are free",
+            hint="free some space, or run it from a folder on another disk",
+        )
+    return writes
+
+
+def as_size(size: int) -> str:
+    """Bytes in the unit that reads well."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size / 2**10:.0f} KiB"
+
+
+def _length(example: Example) -> int:
+    if isinstance(example, PairExample):
+        return max(len(example.chosen), len(example.rejected))
+    return len(example.tokens)
+
+
+def _nearest_that_exists(folder: Path) -> Path:
+    whole = folder.absolute()
+    return next(place for place in (whole, *whole.parents) if place.exists())
