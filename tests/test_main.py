@@ -416,6 +416,25 @@ def test_a_missing_parent_is_told_with_what_makes_it(
     assert hint == "python -m rlhf_forge fit --config sft.yaml --run nothing makes it"
 
 
+@pytest.mark.parametrize("stage", ["reward", "ppo"])
+def test_an_sft_artefact_that_would_not_be_used_is_told(
+    stage: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["--model.init_args.reference", "base", "--model.init_args.sft", "some/artefact"]
+    error, hint = told(["fit", "--config", f"{stage}.yaml", *base], capsys)
+    assert error == "model.init_args.sft: not used with reference: base, got some/artefact"
+    assert hint == "leave sft out, or set model.init_args.reference to sft"
+
+
+def test_a_parent_of_another_shape_is_refused(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = ["fit", "--config", "ppo.yaml", "--model.init_args.backbone.lora.r", "8"]
+    error, hint = told(fit, capsys)
+    assert error.startswith("model.init_args.backbone.lora: r 8, alpha 4 was given, but this stage")
+    assert hint == "leave backbone.lora out, or train that stage with this one"
+
+
 def test_a_parent_of_another_stage_is_refused(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,13 +151,39 @@ def test_a_stage_that_was_stopped_goes_on_from_its_checkpoint(
     assert not (ROOT / "sft.1").exists()
 
 
-def test_without_all_three_stages_nothing_is_evaluated(
+def test_a_run_that_starts_from_the_bare_base_needs_no_sft_stage(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "sft.yaml").unlink()
+    for stage in ("reward", "ppo"):
+        text = (project / f"{stage}.yaml").read_text()
+        more = "    reference: base\n" + "    reference_likelihood: true\n" * (stage == "reward")
+        (project / f"{stage}.yaml").write_text(text.replace("data:", f"{more}data:"))
+    assert main(PIPELINE) == 0
+    assert "PPO over the base" in capsys.readouterr().out
+    found = summary()
+    assert found["models"].keys() == {"base", "ppo"}
+    assert found["models"]["base"]["kl"] == 0.0
+    assert found["win_rate"].keys() == {"ppo_vs_base", "low", "high"}
+    reward, ppo = (read_manifest(ROOT / stage / "artefact") for stage in ("reward", "ppo"))
+    assert reward.parents == {}
+    assert reward.reward_std != 1.0
+    assert ppo.parents == {"reward": reward.fingerprint}
+    assert not (ROOT / "sft").exists()
+    # An SFT stage that is run now changes nothing of what these depend on.
+    (ROOT / "sft" / "artefact").mkdir(parents=True)
+    (ROOT / "sft" / "artefact" / "forge.json").write_text('{"fingerprint": "new"}')
+    assert main(PIPELINE) == 0
+    assert capsys.readouterr().err.count("finished before, not run again") == 2
+
+
+def test_without_both_last_stages_nothing_is_evaluated(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "ppo.yaml").unlink()
     (project / "reward.yaml").unlink()
     assert main(PIPELINE) == 0
-    assert "no evaluation, no export: . lacks one of sft, reward, ppo" in capsys.readouterr().err
+    assert "no evaluation, no export: . lacks one of reward, ppo" in capsys.readouterr().err
     assert not (ROOT / "summary.json").exists()
 
 
@@ -169,6 +195,7 @@ def test_without_all_three_stages_nothing_is_evaluated(
         ("ppo.yaml", "max_new_tokens", "max_new_tokns", "rollout.max_new_tokns: no such key"),
         ("ppo.yaml", "max_length: 64", "max_length: 126", "data.max_length: must be at most 124"),
         ("evaluate.yaml", "", "nmber: 3", "evaluate.nmber: no such key"),
+        ("evaluate.yaml", "", "number: 0", "evaluate.number must be 1 or more, got 0"),
         ("evaluate.yaml", "", "judge: nowhere:score", "no function nowhere:score"),
         ("evaluate.yaml", "", "judge: [", "evaluate.yaml:1:9: not YAML"),
     ],

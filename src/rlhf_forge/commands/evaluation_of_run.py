@@ -1,7 +1,7 @@
 """An evaluator over the artefacts of a run."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from rlhf_forge.data.tokenize import PairExample, PromptExample
 from rlhf_forge.evaluation.summary import EvaluationSettings, Evaluator
@@ -11,11 +11,13 @@ def settings_of(place: Path) -> EvaluationSettings:
     """What ``evaluate.yaml`` in the folder says, or the defaults.
 
     Raises:
-        UserError: If a key is unknown or of the wrong type, or a function is not there.
+        UserError: If a key is unknown, or its value of the wrong type or out of range, or a
+            function is not there.
     """
     from rlhf_forge.config_files import read_config
     from rlhf_forge.evaluation.judges import load_function
     from rlhf_forge.parsing import TerseParser
+    from rlhf_forge.stage_config import one_line
 
     parser = TerseParser()
     parser.add_class_arguments(EvaluationSettings, "evaluate")
@@ -23,7 +25,8 @@ def settings_of(place: Path) -> EvaluationSettings:
     if not path.is_file():
         return EvaluationSettings()
     parsed = parser.parse_object({"evaluate": read_config(path)})
-    settings: EvaluationSettings = parser.instantiate(parsed).evaluate
+    with one_line(parsed.as_dict()):
+        settings: EvaluationSettings = parser.instantiate(parsed).evaluate
     for function in (settings.judge, settings.annotator):
         if function is not None:
             load_function(function)
@@ -36,27 +39,32 @@ def evaluator_of(place: Path, stages: dict[str, list[str]]) -> Evaluator:
     Args:
         place: Folder of the configs.
         stages: Command line of each stage.
-    """
-    import torch
 
-    from rlhf_forge.backbone.adapter_files import read_adapter
-    from rlhf_forge.modules.roles import open_backbone
+    Raises:
+        UserError: If an artefact is missing, of another stage, or not made with this base,
+            tokenizer and template.
+    """
+    from rlhf_forge.backbone.devices import default_device
+    from rlhf_forge.modules.roles import expected_of, open_backbone, read_parent
     from rlhf_forge.parsed_stage import parsed_stage
 
     settings = settings_of(place)
     ppo, reward = (parsed_stage(stages[stage]) for stage in ("ppo", "reward"))
     prompts, pairs = ppo.data(), reward.data()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = ppo.module()
-    backbone = open_backbone(module.backbone_config, device)
-    backbone.add_bare_role("base")
-    folders: dict[str, Any] = {
-        "reference": module.sft,
-        "policy": ppo.folder / "artefact",
-        "reward": module.reward,
+    has_sft = module.reference == "sft"
+    expected = expected_of(module.backbone_config, prompts.template)
+    parents = {"policy": (ppo.folder / "artefact", "ppo"), "reward": (module.reward, "reward")}
+    if has_sft:
+        parents["reference"] = (module.sft, "sft")
+    found = {
+        role: read_parent(str(folder), expected, stage=stage)
+        for role, (folder, stage) in parents.items()
     }
-    for role, folder in folders.items():
-        backbone.add_role(role, read_adapter(Path(folder)), trainable=False)
+    backbone = open_backbone(module.backbone_config, default_device())
+    backbone.add_bare_role("base" if has_sft else "reference")
+    for role, (_, weights) in found.items():
+        backbone.add_role(role, weights, trainable=False)
     return Evaluator(
         backbone=backbone,
         template=prompts.template,
@@ -64,4 +72,5 @@ def evaluator_of(place: Path, stages: dict[str, list[str]]) -> Evaluator:
         pairs=cast("list[PairExample]", pairs.held_out),
         sampling=module.sampling,
         settings=settings,
+        has_sft=has_sft,
     )

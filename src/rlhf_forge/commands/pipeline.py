@@ -10,6 +10,8 @@ from rlhf_forge.errors import UserError
 from rlhf_forge.run_folder import LOGS, last_checkpoint
 
 ORDER = ("sft", "reward", "ppo")
+# With reference: base there is no SFT stage.
+EVALUATED = ("reward", "ppo")
 TIMES = "seconds.json"
 EXPORT = Path("export") / "ppo"
 
@@ -133,8 +135,9 @@ def _finish(
     from rlhf_forge.commands.tables import print_summary
 
     root = LOGS / name
-    if not set(ORDER) <= set(stages):
-        sys.stderr.write(f"no evaluation, no export: {place} lacks one of {', '.join(ORDER)}\n")
+    if not set(EVALUATED) <= set(stages):
+        lacking = f"{place} lacks one of {', '.join(EVALUATED)}"
+        sys.stderr.write(f"no evaluation, no export: {lacking}\n")
         return 0
     started = time.perf_counter()
     summary: dict[str, Any] = {**seeds, **evaluator_of(place, stages).summary()}

@@ -11,9 +11,10 @@ def print_summary(summary: dict[str, Any]) -> None:
     console = Console()
     console.print(_models(summary["models"]))
     gain, win = summary["gain"], summary["win_rate"]
+    before, name = ("sft", "SFT") if "sft" in summary["models"] else ("base", "the base")
     console.print(
-        f"PPO over SFT: gain {gain['gold']:+.2f} (se {gain['se']:.2f}, paired by prompt), "
-        f"wins {win['ppo_vs_sft']:.0%} ({win['low']:.0%} to {win['high']:.0%})"
+        f"PPO over {name}: gain {gain['gold']:+.2f} (se {gain['se']:.2f}, paired by prompt), "
+        f"wins {win[f'ppo_vs_{before}']:.0%} ({win['low']:.0%} to {win['high']:.0%})"
     )
     if summary["reward"]:
         console.print(_reward(summary["reward"]))

@@ -23,6 +23,19 @@ class Judgement:
     correct: list[float] | None
 
 
+@dataclass(frozen=True)
+class Label:
+    """What an annotator says of two responses.
+
+    Attributes:
+        first_preferred: Whether the first is the better one.
+        agreement: Probability with which the annotator sides with the truth here.
+    """
+
+    first_preferred: bool
+    agreement: float
+
+
 def load_function(path: str) -> Callable[..., Any]:
     """The function at ``module:function``.
 
@@ -73,6 +86,32 @@ def judge(
         return Judgement(scores, None)
     correct = _numbers(path, marks["correct"], "marks of correct", len(responses))
     return Judgement(scores, correct)
+
+
+def annotate(
+    path: str,
+    records: Sequence[dict[str, Any]],
+    first: Sequence[str],
+    second: Sequence[str],
+    *,
+    seed: int,
+) -> list[Label]:
+    """Ask the function at ``path``, which returns a dict of first_preferred and agreement a pair.
+
+    Raises:
+        UserError: If it fails, or gives anything else.
+    """
+    labels = call(path, records, first, second, seed=seed)
+    try:
+        found = [Label(bool(x["first_preferred"]), float(x["agreement"])) for x in labels]
+    except (TypeError, ValueError, KeyError):
+        found = []
+    if len(found) != len(records):
+        raise UserError(
+            f"annotator {path}: must give a dict of first_preferred and agreement for each of "
+            f"{len(records)} pairs"
+        )
+    return found
 
 
 def _numbers(path: str, values: Any, what: str, count: int) -> list[float]:

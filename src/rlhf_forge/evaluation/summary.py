@@ -7,7 +7,7 @@ from typing import Any
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import PairExample, PromptExample
-from rlhf_forge.evaluation.judges import Judgement, load_function
+from rlhf_forge.evaluation.judges import Judgement, annotate
 from rlhf_forge.evaluation.policies import (
     Answers,
     answer,
@@ -20,9 +20,6 @@ from rlhf_forge.evaluation.reward_accuracy import PairScores, by_kind, score_pai
 from rlhf_forge.evaluation.statistics import mean_of, share_of, wins_of
 from rlhf_forge.generation.sampler import Sampling
 
-# The SFT model is the reference of PPO: one adapter, one role.
-ROLES = {"base": "base", "sft": "reference", "ppo": "policy"}
-
 
 @dataclass(frozen=True)
 class EvaluationSettings:
@@ -30,10 +27,13 @@ class EvaluationSettings:
 
     Args:
         judge: module:function that scores responses; none: the reward model.
-        annotator: module:function that labels pairs of the SFT policy's responses; none: the
+        annotator: module:function that labels pairs of the reference's responses; none: the
             reward model is only measured on held-out pairs.
         number: Held-out prompts.
         seed: Of the sampled responses.
+
+    Raises:
+        ValueError: If there would be no prompts, or the seed is none.
     """
 
     judge: str | None = None
@@ -41,18 +41,25 @@ class EvaluationSettings:
     number: int = 600
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, least in (("number", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class Evaluator:
     """Everything one evaluation needs.
 
     Attributes:
-        backbone: With the roles base, reference (SFT), policy (PPO) and reward.
+        backbone: With the roles reference (SFT, or the bare base), policy (PPO) and reward; and
+            base, if the reference is SFT's.
         template: Of the run.
         prompts: Held out.
         pairs: Held out; may be empty.
         sampling: Of PPO's rollouts.
         settings: Of the evaluation.
+        has_sft: Whether the reference is SFT's.
     """
 
     backbone: Backbone
@@ -61,21 +68,31 @@ class Evaluator:
     pairs: Sequence[PairExample]
     sampling: Sampling
     settings: EvaluationSettings
+    has_sft: bool = True
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The role of each model, in the order of training. What PPO started at is reference."""
+        if self.has_sft:
+            return {"base": "base", "sft": "reference", "ppo": "policy"}
+        return {"base": "reference", "ppo": "policy"}
 
     def summary(self) -> dict[str, Any]:
         """Models, gain, win rate and reward accuracy, as ``summary.json`` holds them."""
-        answers = {name: self.answers(role) for name, role in ROLES.items()}
+        answers = {name: self.answers(role) for name, role in self.roles.items()}
         verdicts = {name: self.judged(given) for name, given in answers.items()}
-        sft, ppo = verdicts["sft"].scores, verdicts["ppo"].scores
-        gain = mean_of([after - before for before, after in zip(sft, ppo, strict=True)])
-        win = share_of(wins_of(ppo, sft))
+        start = "sft" if self.has_sft else "base"
+        before, ppo = verdicts[start].scores, verdicts["ppo"].scores
+        gain = mean_of([b - a for a, b in zip(before, ppo, strict=True)])
+        win = share_of(wins_of(ppo, before))
         return {
             "models": {
-                name: self._model(ROLES[name], verdicts[name], answers[name]) for name in ROLES
+                name: self._model(role, verdicts[name], answers[name])
+                for name, role in self.roles.items()
             },
             "gain": {"gold": gain.value, "se": gain.se},
-            "win_rate": {"ppo_vs_sft": win.value, "low": win.low, "high": win.high},
-            "reward": self.reward_accuracy(answers["sft"]),
+            "win_rate": {f"ppo_vs_{start}": win.value, "low": win.low, "high": win.high},
+            "reward": self.reward_accuracy(answers[start]),
         }
 
     def answers(self, role: str) -> Answers:
@@ -114,11 +131,11 @@ class Evaluator:
         verdict = self.judged(Answers(texts, responses, []))
         return mean_of(verdict.correct or []).value
 
-    def reward_accuracy(self, sft: Answers) -> dict[str, Any]:
-        """On all held-out pairs (mixed), by their kind, and on the SFT policy's own responses."""
+    def reward_accuracy(self, before: Answers) -> dict[str, Any]:
+        """On all held-out pairs (mixed), by their kind, and on the reference's own responses."""
         found: dict[str, Any] = {}
         if self.settings.annotator is not None:
-            found["on_policy"] = self._on_policy(sft, self.settings.annotator).accuracy()
+            found["on_policy"] = self._on_policy(before, self.settings.annotator).accuracy()
         if self.pairs:
             found["mixed"] = score_pairs(self.backbone, "reward", self.pairs).accuracy()
         for kind, pairs in by_kind(self.pairs).items():
@@ -128,10 +145,10 @@ class Evaluator:
         return found
 
     def _on_policy(self, first: Answers, annotator: str) -> PairScores:
-        """Two responses of the SFT policy to each prompt, labelled, equal texts left out."""
+        """Two responses of the reference to each prompt, labelled, equal texts left out."""
         second = sampled_answers(
             self.backbone,
-            ROLES["sft"],
+            "reference",
             self.prompts,
             self.template,
             self.sampling,
@@ -147,15 +164,15 @@ class Evaluator:
             for row in rows
         ]
         sides = [[given.texts[row] for row in rows] for given in (first, second)]
-        labels = load_function(annotator)(records, *sides, seed=self.settings.seed)
+        labels = annotate(annotator, records, *sides, seed=self.settings.seed)
         prompts = [self.prompts[row] for row in rows]
         scores = [
             model_scores(self.backbone, "reward", prompts, [given.responses[row] for row in rows])
             for given in (first, second)
         ]
         ordered = [
-            (a, b) if label["first_preferred"] else (b, a)
+            (a, b) if label.first_preferred else (b, a)
             for a, b, label in zip(*scores, labels, strict=True)
         ]
-        agreement = [label["agreement"] for label in labels]
+        agreement = [label.agreement for label in labels]
         return PairScores([a for a, _ in ordered], [b for _, b in ordered], agreement)
