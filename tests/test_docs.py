@@ -25,6 +25,7 @@ SOURCE = ROOT / "src" / "rlhf_forge"
 PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "benchmarks" / "README.md"]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 HELD_OUT = ("val", "test")
+TRAINED_IN_PPO = ("policy", "value")
 # No tag is as short as the unit tokens/s.
 TAG = re.compile(r"[a-z_]+/[a-z_]{2,}")
 BLOCKS = re.MULTILINE | re.DOTALL
@@ -61,7 +62,7 @@ def written_out(tree: ast.Module) -> set[str]:
 
 
 def put_together(tree: ast.Module, known: set[str]) -> set[str]:
-    """Tags that an f-string makes; the three ways there are, and no fourth."""
+    """Tags that an f-string makes; the four ways there are, and no fifth."""
     tags: set[str] = set()
     for node in ast.walk(tree):
         if not isinstance(node, ast.JoinedStr):
@@ -73,6 +74,8 @@ def put_together(tree: ast.Module, known: set[str]) -> set[str]:
             tags |= {f"{name}/{match[1]}" for name in HELD_OUT}
         elif text == "time/{phase}":
             tags |= {f"time/{name}" for call in calls(tree, "timed") for name in strings(call)}
+        elif text == "{role}/grad_norm":
+            tags |= {f"{role}/grad_norm" for role in TRAINED_IN_PPO}
         elif text.startswith("{name}/{tag.split("):
             tags |= {f"{name}/{tag.split('/')[1]}" for name in HELD_OUT for tag in known}
         else:
