@@ -185,6 +185,8 @@ def test_a_mistake_in_a_file_is_told_as_one_on_the_command_line(
             " must have positive r and alpha, got r 0, alpha 4",
         ),
         ("data.batch_size", "0", ": must be 1 or more, got 0"),
+        ("data.validation_limit", "-1", ": must be 1 or more, got -1"),
+        ("model.init_args.optimizer.eps", "-1", " must be above 0 and finite, got -1.0"),
         ("seed_everything", "true", ": must be a whole number, got True"),
         ("seed_everything", "-1", ": must be a whole number, 0 or more, got -1"),
         ("checkpoint_every", "0", ": must be 1 or more, got 0"),

@@ -159,6 +159,41 @@ def test_a_validation_file_is_held_out_whole_up_to_its_limit(folder: Path) -> No
     assert len(ready(folder, validation=str(file), validation_limit=4).held_out) == 4
 
 
+@pytest.mark.parametrize("own_file", [True, False])
+def test_held_out_records_beyond_the_limit_are_counted_and_not_trained_on(
+    own_file: bool, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = folder / "held_out.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows(seed=0, split="x")))
+    changes = {"validation": str(file)} if own_file else {}
+    whole = ready(folder, **changes)
+    assert "left out" not in capsys.readouterr().err
+    limited = ready(folder, validation_limit=3, **changes)
+    told = capsys.readouterr().err
+    left_out = len(whole.held_out) - 3
+    assert left_out > 0
+    assert f"3 held out, {left_out} more left out by data.validation_limit" in told
+    assert limited.fingerprint() == whole.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"max_length": 0}, "data.max_length: must be 1 or more, got 0"),
+        ({"validation_limit": 0}, "data.validation_limit: must be 1 or more, got 0"),
+        ({"validation_limit": -1}, "data.validation_limit: must be 1 or more, got -1"),
+        ({"seed": -1}, "data.seed: must be 0 or more, got -1"),
+        ({"workers": -1}, "data.workers: must be 0 or more, got -1"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_before_anything_is_read(
+    changes: dict[str, Any], error: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        PreferenceDataModule("nowhere.jsonl", **changes)
+    assert str(caught.value) == error
+
+
 def test_records_skipped_from_a_validation_file_are_counted_too(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,7 +39,8 @@ class PreferenceDataModule(LightningDataModule):
             its split ``validation_split``).
         validation_split: Which split of ``validation``, or of a function.
         validation_fraction: That share of the prompts, chosen by their content.
-        validation_limit: At most so many held-out records; none: all.
+        validation_limit: At most so many held-out records; none: all. The others are neither
+            trained on nor looked at.
         chat_template: mistral (ours), tokenizer (the base's own), or a Jinja file.
         map: Names of columns: map.prompt=question where the file calls the prompt question.
         bad_records: stop at the first record that cannot be used, or skip and count it.
@@ -49,6 +50,9 @@ class PreferenceDataModule(LightningDataModule):
         workers: Loader processes.
         tokenizer: Of the base; set from the backbone.
         kind: demonstrations, pairs or prompts; set from the stage.
+
+    Raises:
+        UserError: If a number is out of range.
 
     Attributes:
         template: Renders every conversation of the run; there after `setup`.
@@ -75,6 +79,8 @@ class PreferenceDataModule(LightningDataModule):
         kind: Kind = "demonstrations",
     ) -> None:
         super().__init__()
+        _require_least(1, max_length=max_length, validation_limit=validation_limit)
+        _require_least(0, seed=seed, workers=workers)
         self.path, self.split = path, split
         self.validation, self.validation_split = validation, validation_split
         self.validation_fraction = validation_fraction
@@ -105,7 +111,12 @@ class PreferenceDataModule(LightningDataModule):
         self.train, self.held_out = loaded, held_out[: self.validation_limit]
         if stage == "fit":
             show([line for source in sources for line in source.summary(self.template, self.kind)])
-            show([f"data: {len(loaded.examples)} to train on, {len(self.held_out)} held out"])
+            show([self._counts(left_out=len(held_out) - len(self.held_out))])
+
+    def _counts(self, *, left_out: int) -> str:
+        told = f"data: {len(self.train.examples)} to train on, {len(self.held_out)} held out"
+        more = f", {left_out} more left out by data.validation_limit"
+        return told + (more if left_out else "")
 
     def fingerprint(self) -> str:
         """SHA-256 over the tokens that are trained on, in order; after `setup`."""
@@ -188,6 +199,12 @@ class PreferenceDataModule(LightningDataModule):
             bad_records=self.bad_records,
             seed=self.seed,
         )
+
+
+def _require_least(least: int, **settings: int | None) -> None:
+    for name, got in settings.items():
+        if got is not None and got < least:
+            raise UserError(f"data.{name}: must be {least} or more, got {got}")
 
 
 class Positioned(Dataset[tuple[int, Example]]):
