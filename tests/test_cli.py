@@ -119,6 +119,14 @@ def test_what_follows_has_the_value_of_its_source(project: Path) -> None:
     assert config.data.kind == "demonstrations"
 
 
+def test_one_number_of_the_adapters_shape_can_be_set_by_itself(project: Path) -> None:
+    text = (project / "sft.yaml").read_text().replace(", lora: {r: 2, alpha: 4}", "")
+    (project / "sft.yaml").write_text(text)
+    assert parsed_stage(FIT[1:]).module().backbone_config.lora is None
+    lora = ["--model.init_args.backbone.lora.r", "8"]
+    assert str(parsed_stage([*FIT[1:], *lora]).module().backbone_config.lora) == "r 8, alpha 32"
+
+
 # -- what is said ---------------------------------------------------------------------------------
 
 

@@ -239,6 +239,16 @@ def test_what_fills_the_context_of_the_base_is_taken(trained: Path) -> None:
     assert main(ppo) == 0
 
 
+def test_a_horizon_too_short_for_the_rollout_is_told(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    objective = "model.init_args.objective"
+    fit = ["fit", "--config", "ppo.yaml", "--data.batch_size", "12"]
+    short = [f"--{objective}.kl_target", "3", f"--{objective}.kl_horizon", "2"]
+    error = f"{objective}.kl_horizon: must be 3 or more for 12 responses an iteration, got 2"
+    assert told([*fit, *short], capsys)[0] == error
+
+
 def test_an_option_without_its_value_is_told(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,11 +4,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from rlhf_forge.artefact import MANIFEST
 from rlhf_forge.errors import UserError
+from rlhf_forge.functional.kl import MAX_RELATIVE_ERROR
 from rlhf_forge.parsing import first_line, innermost, user_error_in
 from rlhf_forge.run_folder import stage_folder
 from rlhf_forge.words import nearest
@@ -83,7 +85,7 @@ def _is_one_device(devices: Any) -> bool:
 
 
 def _mistakes_in_sizes(batch_size: int, arguments: Any) -> Iterator[UserError]:
-    """A batch must be cut into whole minibatches, where there are minibatches."""
+    """A batch must be cut into whole minibatches, and not outrun the steering of KL, in PPO."""
     if batch_size < 1:
         yield UserError(f"data.batch_size: must be 1 or more, got {batch_size}")
     if "updates" not in arguments:
@@ -93,6 +95,12 @@ def _mistakes_in_sizes(batch_size: int, arguments: Any) -> Iterator[UserError]:
         yield UserError(
             "model.init_args.updates.minibatch_size: must divide data.batch_size "
             f"({batch_size}) x rollout.responses_per_prompt ({each}), got {size}"
+        )
+    least = ceil(batch_size * each * MAX_RELATIVE_ERROR)
+    if arguments.objective.kl_target is not None and arguments.objective.kl_horizon < least:
+        yield UserError(
+            f"model.init_args.objective.kl_horizon: must be {least} or more for "
+            f"{batch_size * each} responses an iteration, got {arguments.objective.kl_horizon}"
         )
 
 
