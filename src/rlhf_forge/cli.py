@@ -38,7 +38,7 @@ AFTER = {"sft": "reward", "reward": "ppo"}
 
 
 class ForgeCLI(ParsedStage):
-    """A parsed stage that runs, into lightning_logs/<run>/<stage>."""
+    """A parsed stage that runs, into lightning_logs/<run>/<name>."""
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -114,10 +114,10 @@ class ForgeCLI(ParsedStage):
     def finished_before(self) -> bool:
         """Whether the run that is to go on from its last checkpoint is at its end; says so."""
         artefact = self.folder / "artefact"
-        own = str(last_checkpoint(self.config.run, self.stage))
+        own = str(last_checkpoint(self.config.run, self.name))
         if self.config.ckpt_path != own or not has_finished(artefact, self.fingerprint):
             return False
-        sys.stderr.write(f"{self.stage}: finished before, not run again ({artefact})\n")
+        sys.stderr.write(f"{self.name}: finished before, not run again ({artefact})\n")
         return True
 
     def before_fit(self) -> None:
@@ -160,7 +160,7 @@ class ForgeCLI(ParsedStage):
 
     @rank_zero_only
     def _say_how_to_go_on(self) -> None:
-        last = last_checkpoint(self.config.run, self.stage)
+        last = last_checkpoint(self.config.run, self.name)
         if self.word == "fit" and last.is_file():
             sys.stderr.write(f"hint: the same with --ckpt_path last goes on from {last}\n")
 

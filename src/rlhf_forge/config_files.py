@@ -94,6 +94,16 @@ def stage_of(path: Path) -> str | None:
     return None if class_path is None else str(class_at(str(class_path)).stage)
 
 
+def name_of(path: Path) -> str | None:
+    """What the stage of a config is called in its run; None if the config has no model.
+
+    Raises:
+        UserError: As `stage_of`.
+    """
+    stage = stage_of(path)
+    return stage and str(read_config(path).get("name") or stage)
+
+
 def command_for(stage: str, typed: Sequence[str], *, run: str) -> str:
     """What to type to train a stage with the config that lies beside the one that was typed.
 
@@ -106,7 +116,7 @@ def command_for(stage: str, typed: Sequence[str], *, run: str) -> str:
     for config in _configs_in(typed):
         for path in sorted(find_config(config).parent.glob("*.yaml")):
             with suppress(UserError):  # a broken file is not the one
-                if stage_of(path) == stage:
+                if name_of(path) == stage:
                     name = str(Path(config).with_name(path.name))
     return f"python -m rlhf_forge fit --config {name} --run {run}"
 

@@ -11,7 +11,7 @@ from rlhf_forge.backbone.loading import content_fingerprint
 from rlhf_forge.hub import PACKAGE_PREFIX, base_folder
 
 # Keys that say where a run goes, how it is watched or fed, not what it computes.
-NOT_COMPUTED = ("config", "run", "ckpt_path", "checkpoint_every", "trainer")
+NOT_COMPUTED = ("config", "run", "name", "ckpt_path", "checkpoint_every", "trainer")
 NOT_COMPUTED_OF_DATA = ("workers",)
 PARENTS = ("sft", "reward")
 # Keys of the data that may name a file or a folder.

@@ -99,6 +99,11 @@ class ParsedStage(LightningCLI):
         stage: str = class_at(self.config.model.class_path).stage
         return stage
 
+    @property
+    def name(self) -> str:
+        """What the stage is called in its run."""
+        return str(self.config.name or self.stage)
+
     @cached_property
     def dependencies(self) -> dict[str, str]:
         """What the stage depends on; see `dependencies_of`."""
@@ -112,7 +117,7 @@ class ParsedStage(LightningCLI):
     @property
     def folder(self) -> Path:
         """Where this run's stage lives."""
-        return stage_folder(self.config.run, self.stage)
+        return stage_folder(self.config.run, self.name)
 
     def mistakes(self) -> Iterator[UserError]:
         """What the config says and may not."""

@@ -1,4 +1,4 @@
-"""Where a run lives: lightning_logs/<run>/<stage>, and what stands there."""
+"""Where a run lives: lightning_logs/<run>/<name of the stage>, and what stands there."""
 
 import re
 import sys
@@ -11,23 +11,24 @@ LAST = "last.ckpt"
 NAME = re.compile(r"\w[\w.-]*")
 
 
-def stage_folder(run: str, stage: str) -> Path:
-    """Folder of one stage of a run.
+def stage_folder(run: str, name: str) -> Path:
+    """Folder of one stage of a run; ``name`` is the stage's own, or that its config gives it.
 
     Raises:
-        UserError: If ``run`` is no name of a folder.
+        UserError: If one of them is no name of a folder.
     """
-    if not NAME.fullmatch(run):
-        raise UserError(
-            f"run: must be a name of letters, digits, '-', '_' and '.', got {run!r}",
-            hint=f"the run's folder is {LOGS}/RUN",
-        )
-    return LOGS / run / stage
+    for key, given in (("run", run), ("name", name)):
+        if not NAME.fullmatch(given):
+            raise UserError(
+                f"{key}: must be a name of letters, digits, '-', '_' and '.', got {given!r}",
+                hint=f"the stage's folder is {LOGS}/RUN/NAME",
+            )
+    return LOGS / run / name
 
 
-def last_checkpoint(run: str, stage: str) -> Path:
+def last_checkpoint(run: str, name: str) -> Path:
     """Where a stage of a run writes its checkpoint."""
-    return stage_folder(run, stage) / "checkpoints" / LAST
+    return stage_folder(run, name) / "checkpoints" / LAST
 
 
 def find_checkpoint(given: str | None, folder: Path, *, word: str) -> Path | None:

@@ -37,18 +37,21 @@ TRAINER_KEYS: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "gradient_clip_val": ((None,), "set max_grad_norm of the stage's optimizer or updates instead"),
     "precision": (("32-true", "32", 32), "set model.init_args.backbone.precision instead"),
-    "default_root_dir": ((None,), "set run: the folder is lightning_logs/<run>/<stage>"),
+    "default_root_dir": ((None,), "set run and name: the folder is lightning_logs/<run>/<name>"),
     # Counts are not summed over processes, so on several devices they would be wrong.
     "num_nodes": ((1,), ONE_DEVICE),
     "strategy": (("auto", "single_device"), ONE_DEVICE),
 }
 PARENTS = ("sft", "reward")
+# Names that stand for something else in a run: the bare base, and where the pipeline exports to.
+TAKEN = frozenset({"base", "export"})
 
 
 def mistakes_in(config: Any) -> Iterator[UserError]:
     """All that a parsed config says and may not, each with what to set instead."""
     if config.checkpoint_every < 1:
         yield UserError(f"checkpoint_every: must be 1 or more, got {config.checkpoint_every}")
+    yield from _mistakes_in_name(config, class_at(config.model.class_path).stage)
     yield from _mistakes_in_trainer(config.trainer)
     arguments = config.model.init_args
     if arguments.get("sft") is not None and not _is_needed("sft", arguments):
@@ -57,6 +60,20 @@ def mistakes_in(config: Any) -> Iterator[UserError]:
             hint="leave sft out, or set model.init_args.reference to sft",
         )
     yield from _mistakes_in_sizes(config.data.batch_size, arguments)
+
+
+def _mistakes_in_name(config: Any, stage: str) -> Iterator[UserError]:
+    """A stage may have any name of a folder but that of something else in the run."""
+    try:
+        stage_folder(config.run, config.name or stage)
+    except UserError as mistake:
+        yield mistake
+    stages = {class_at(known).stage for known in STAGE_CLASSES}
+    if config.name in (stages | TAKEN) - {stage}:
+        yield UserError(
+            f"name: {config.name} is what something else in a run is called, not a {stage} stage",
+            hint=f"leave name out, or set another: lightning_logs/RUN/{stage}-{config.name}",
+        )
 
 
 def _mistakes_in_trainer(trainer: Any) -> Iterator[UserError]:

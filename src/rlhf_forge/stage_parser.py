@@ -67,6 +67,13 @@ def add_run_arguments(parser: LightningArgumentParser, word: str) -> None:
     parser.add_argument(
         "--run", type=str, default="default", help="name of the run: lightning_logs/<run>"
     )
+    parser.add_argument(
+        "--name",
+        type=str | None,
+        default=None,
+        help="name of the stage in the run: lightning_logs/<run>/<name>; none: sft, reward, dpo or "
+        "ppo. So a run may hold several policies from one SFT and one reward model",
+    )
     if word == "fit":
         parser.add_argument(DRY_RUN, action=NoKey)
     parser.add_argument("--seed_everything", type=int, default=0, help="seed of training")
