@@ -151,6 +151,14 @@ def test_it_is_found_from_within_the_artefact_too(
     assert reference_of(Path()) == tmp_path / "sft" / "artefact"
 
 
+def test_it_is_found_under_another_name_and_beside_a_broken_artefact(tmp_path: Path) -> None:
+    artefact = written_run(tmp_path)
+    (tmp_path / "sft").rename(tmp_path / "my-sft")
+    (tmp_path / "broken" / "artefact").mkdir(parents=True)
+    (tmp_path / "broken" / "artefact" / MANIFEST).write_text("{")
+    assert reference_of(artefact) == tmp_path / "my-sft" / "artefact"
+
+
 def test_it_is_found_where_a_later_run_has_set_it_aside(tmp_path: Path) -> None:
     artefact = written_run(tmp_path)
     (tmp_path / "sft").rename(tmp_path / "sft.1")

@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,9 +172,10 @@ def reference_of(folder: Path, *, near: Sequence[Path] = ()) -> Path | None:
     if wanted is None:
         return None
     run = folder.resolve().parent.parent
-    for place in (*near, *sorted(run.glob("sft*/artefact"))):
-        if (place / MANIFEST).is_file() and read_manifest(place).fingerprint == wanted:
-            return place
+    for place in (*near, *sorted(run.glob("*/artefact"))):
+        with suppress(UserError):  # what is broken is not the one
+            if read_manifest(place).fingerprint == wanted:
+                return place
     raise UserError(
         f"{folder}: this reward model reads how likely its SFT model finds an answer, and the SFT "
         f"artefact it was trained from ({wanted[:12]}) is not here",

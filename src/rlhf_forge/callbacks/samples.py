@@ -14,7 +14,7 @@ from rlhf_forge.modules.responses import HELD_OUT
 
 
 class SampleWriter(Callback):
-    """Writes the answers of reference (SFT) and policy side by side, in PPO.
+    """Writes the answers of reference (SFT, or the bare base) and policy side by side, in PPO.
 
     They go to ``samples.jsonl`` and to TensorBoard as ``samples/responses``.
 
@@ -45,7 +45,7 @@ class SampleWriter(Callback):
             {
                 "iteration": iteration,
                 "prompt": record.prompt[-1]["content"],
-                "sft": answers["reference"][row],
+                module.reference: answers["reference"][row],
                 "ppo": answers["policy"][row],
             }
             for row, record in enumerate(records)
@@ -74,10 +74,9 @@ def _answers(module: PPOModule, records: list[Any], role: str) -> list[str]:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| prompt | SFT | PPO |", "|---|---|---|"]
+    columns = [key for key in rows[0] if key != "iteration"] if rows else []
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in rows:
-        cells = (
-            str(row[key]).replace("|", "\\|").replace("\n", " ") for key in ("prompt", "sft", "ppo")
-        )
+        cells = (str(row[key]).replace("|", "\\|").replace("\n", " ") for key in columns)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
