@@ -155,5 +155,5 @@ def test_a_config_that_does_not_say_the_context_is_refused(folder: Path, text: s
     (folder / "config.json").unlink()
     if text is not None:
         (folder / "config.json").write_text(text)
-    with pytest.raises(UserError, match="config.json does not say max_position_embeddings"):
+    with pytest.raises(UserError, match=r"config\.json does not say max_position_embeddings"):
         context_of(str(folder))
