@@ -142,6 +142,13 @@ def test_so_are_those_in_the_keys(trained: Path, capsys: pytest.CaptureFixture[s
     ]
 
 
+def test_a_name_that_is_none_hides_nothing_else(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = refusals(["sft.yaml", "--name", "../x", "--data.path", "nowhere.jsonl"], capsys)
+    assert [line.split(":")[0] for line in found] == ["name", "data.path"]
+
+
 def test_a_hint_stands_below_its_error(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*DRY, "sft.yaml", "--trainer.max_steps", "5", "--data.path", "pair.jsonl"]) == 1
     lines = capsys.readouterr().err.splitlines()

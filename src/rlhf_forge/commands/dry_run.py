@@ -75,7 +75,8 @@ def look_for_artefacts(stage: Rehearsal, findings: Findings) -> None:
     arguments = config.model.init_args
     for mistake in missing_parents(arguments, stage=stage.stage, command_of=stage.command_of):
         findings.append(mistake)
-    checkpoint = findings.of(find_checkpoint, config.ckpt_path, stage.folder, word="fit")
+    given = config.ckpt_path
+    checkpoint = findings.of(lambda: find_checkpoint(given, stage.folder, word="fit"))
     if checkpoint is not None:
         findings.of(lambda: require_same_run(checkpoint, stage.dependencies))
 
@@ -87,7 +88,7 @@ def look_at_contents(
     config = stage.config
     base = findings.of(whole_base, config.model.init_args.backbone.path)
     data = findings.of(read_data, config.data.as_dict(), base)
-    findings.of(require_place, stage.folder)
+    findings.of(lambda: require_place(stage.folder))
     if data is not None and stage.stage == "reward":
         findings.of(require_enough_held_out, len(data.held_out))
     if base is None or module is None:
@@ -102,7 +103,7 @@ def look_at_contents(
         findings += misfits
         rank = max([weights.lora.r for weights in adapters.values()], default=rank)
     roles = len(module.trained_roles) if module.stage == "ppo" else 1
-    return data, findings.of(require_space, stage.folder, base, rank=rank, roles=roles)
+    return data, findings.of(lambda: require_space(stage.folder, base, rank=rank, roles=roles))
 
 
 def told(stage: Rehearsal, data: PreferenceDataModule, writes: Writes) -> Iterator[str]:
