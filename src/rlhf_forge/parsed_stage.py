@@ -15,6 +15,7 @@ from rlhf_forge.backbone.loading import context_of
 from rlhf_forge.callbacks.config_writer import ConfigWriter
 from rlhf_forge.callbacks.defaults import quiet, trainer_defaults
 from rlhf_forge.config_files import command_for, found_configs
+from rlhf_forge.data.formats import Kind
 from rlhf_forge.data.module import PreferenceDataModule
 from rlhf_forge.errors import UserError
 from rlhf_forge.fingerprint import dependencies_of, fingerprint_of
@@ -138,9 +139,10 @@ class ParsedStage(LightningCLI):
         with one_line(self.config.as_dict()):
             return self.parser.instantiate(self.config).model
 
-    def data(self) -> PreferenceDataModule:
-        """The stage's data, read and tokenized."""
-        data = PreferenceDataModule(**self.config.data.as_dict())
+    def data(self, kind: Kind | None = None) -> PreferenceDataModule:
+        """The stage's data, read and tokenized, as its own kind if none is given."""
+        settings = self.config.data.as_dict()
+        data = PreferenceDataModule(**settings | ({} if kind is None else {"kind": kind}))
         data.setup("validate")
         return data
 

@@ -1,10 +1,19 @@
 """An evaluator over the artefacts of a run."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rlhf_forge.data.tokenize import PairExample, PromptExample
 from rlhf_forge.evaluation.summary import EvaluationSettings, Evaluator
+
+if TYPE_CHECKING:
+    from rlhf_forge.backbone.backbone import Backbone
+    from rlhf_forge.data.render import ChatTemplate
+    from rlhf_forge.parsed_stage import ParsedStage
+
+# Stages that go on from SFT to a policy.
+POLICY_STAGES = frozenset({"dpo", "ppo"})
 
 
 def settings_of(place: Path) -> EvaluationSettings:
@@ -33,44 +42,73 @@ def settings_of(place: Path) -> EvaluationSettings:
     return settings
 
 
-def evaluator_of(place: Path, stages: dict[str, list[str]]) -> Evaluator:
-    """Base, SFT, PPO and reward model of a run on one backbone, with its held-out data.
+def evaluator_of(
+    settings: EvaluationSettings, stages: Mapping[str, "ParsedStage"]
+) -> Evaluator | None:
+    """Base, SFT, policies and reward model of a run on one backbone, with its held-out data.
 
     Args:
-        place: Folder of the configs.
-        stages: Command line of each stage.
+        settings: Of the evaluation.
+        stages: Those of the run, by name.
+
+    Returns:
+        None if there is no policy to judge, or neither a judge nor a reward model.
 
     Raises:
         UserError: If an artefact is missing, of another stage, or not made with this base,
             tokenizer and template.
     """
-    from rlhf_forge.backbone.devices import default_device
-    from rlhf_forge.modules.roles import expected_of, open_backbone, read_parent
-    from rlhf_forge.parsed_stage import parsed_stage
-
-    settings = settings_of(place)
-    ppo, reward = (parsed_stage(stages[stage]) for stage in ("ppo", "reward"))
-    prompts, pairs = ppo.data(), reward.data()
-    module = ppo.module()
-    has_sft = module.reference == "sft"
-    expected = expected_of(module.backbone_config, prompts.template)
-    parents = {"policy": (ppo.folder / "artefact", "ppo"), "reward": (module.reward, "reward")}
-    if has_sft:
-        parents["reference"] = (module.sft, "sft")
-    found = {
-        role: read_parent(str(folder), expected, stage=stage)
-        for role, (folder, stage) in parents.items()
-    }
-    backbone = open_backbone(module.backbone_config, default_device())
-    backbone.add_bare_role("base" if has_sft else "reference")
-    for role, (_, weights) in found.items():
-        backbone.add_role(role, weights, trainable=False)
+    policies = policies_in(stages)
+    if not policies:
+        return None
+    first = stages[policies[0]]
+    module, roles = first.module(), {name: f"policy_{n}" for n, name in enumerate(policies)}
+    scored = next((stage for stage in stages.values() if stage.stage == "reward"), None)
+    artefacts = {role: (_artefact_of(stages[n]), stages[n].stage) for n, role in roles.items()}
+    reward = getattr(module, "reward", None) or (_artefact_of(scored) if scored else None)
+    if reward is not None:
+        artefacts["reward"] = (reward, "reward")
+    elif settings.judge is None:
+        return None
+    if module.reference == "sft":
+        artefacts["reference"] = (module.sft, "sft")
+    prompts = first.data("prompts")
     return Evaluator(
-        backbone=backbone,
+        backbone=_backbone_with(artefacts, module, prompts.template),
         template=prompts.template,
         prompts=cast("list[PromptExample]", prompts.held_out[: settings.number]),
-        pairs=cast("list[PairExample]", pairs.held_out),
+        pairs=cast("list[PairExample]", scored.data().held_out if scored else []),
         sampling=module.sampling,
         settings=settings,
-        has_sft=has_sft,
+        has_sft="reference" in artefacts,
+        policies=roles,
     )
+
+
+def policies_in(stages: Mapping[str, "ParsedStage"]) -> list[str]:
+    """Names of the stages that train a policy beyond SFT; the one by which a run is known first."""
+    found = [name for name, stage in stages.items() if stage.stage in POLICY_STAGES]
+    return sorted(found, key=lambda name: name != "ppo")
+
+
+def _artefact_of(stage: "ParsedStage") -> str:
+    return str(stage.folder / "artefact")
+
+
+def _backbone_with(
+    artefacts: Mapping[str, tuple[str, str]], module: Any, template: "ChatTemplate"
+) -> "Backbone":
+    """The base with a role for each (artefact, its stage); all are read before the base is."""
+    from rlhf_forge.backbone.devices import default_device
+    from rlhf_forge.modules.roles import expected_of, open_backbone, read_parent
+
+    expected = expected_of(module.backbone_config, template)
+    found = {
+        role: read_parent(folder, expected, stage=stage)
+        for role, (folder, stage) in artefacts.items()
+    }
+    backbone = open_backbone(module.backbone_config, default_device())
+    backbone.add_bare_role("base" if "reference" in found else "reference")
+    for role, (_, weights) in found.items():
+        backbone.add_role(role, weights, trainable=False)
+    return backbone

@@ -4,16 +4,18 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf_forge.errors import UserError
 from rlhf_forge.run_folder import LOGS, last_checkpoint
 
-ORDER = ("sft", "reward", "ppo")
-# With reference: base there is no SFT stage.
-EVALUATED = ("reward", "ppo")
+if TYPE_CHECKING:
+    from rlhf_forge.evaluation.summary import EvaluationSettings
+    from rlhf_forge.parsed_stage import ParsedStage
+
+ORDER = ("sft", "reward", "dpo", "ppo")
 TIMES = "seconds.json"
-EXPORT = Path("export") / "ppo"
+EXPORT = "export"
 
 
 def pipeline(
@@ -27,7 +29,8 @@ def pipeline(
 
     A stage that is finished, with the same config, seed, parents and data, is not run again, and
     one that was stopped goes on from its last checkpoint. If any of these changed it runs into a
-    fresh folder and the old one is kept beside it.
+    fresh folder and the old one is kept beside it. Several configs of one stage need a name each
+    (its key is name): all go on from one SFT and one reward model, and are held against SFT.
 
     Args:
         folder: Folder of configs, one a stage; and evaluate.yaml, if the judge is to be named.
@@ -36,6 +39,7 @@ def pipeline(
         data_seed: Of the data.
         precision: Hold the base in this precision instead of what the configs say.
     """
+    from rlhf_forge.commands.evaluation_of_run import settings_of
     from rlhf_forge.presets import find_config_folder
 
     started = time.perf_counter()
@@ -45,39 +49,47 @@ def pipeline(
     if precision is not None:
         overrides += ["--model.init_args.backbone.precision", precision]
     stages = _stages(place, overrides)
-    _look_ahead(place, stages)
-    seconds = {stage: _run(stage, arguments, name) for stage, arguments in stages.items()}
-    status = _finish(place, name, stages, seconds, {"seed": seed, "data_seed": data_seed})
+    settings = settings_of(place)
+    _look_ahead(stages)
+    seconds = {stage: _run(parsed) for stage, parsed in stages.items()}
+    seeds = {"seed": seed, "data_seed": data_seed}
+    status = _finish(LOGS / name, stages, settings, seconds, seeds)
     sys.stderr.write(f"all: {time.perf_counter() - started:.0f} s\n")
     return status
 
 
-def _stages(place: Path, overrides: list[str]) -> dict[str, list[str]]:
-    """The command line of each stage, in the order of training."""
-    from rlhf_forge.config_files import stage_of
-
-    found: dict[str, list[str]] = {}
-    for path in sorted(place.glob("*.yaml")):
-        stage = stage_of(path)
-        if stage is None:
-            continue
-        if stage in found:
-            raise UserError(f"{path}: a second config of stage {stage} in {place}")
-        found[stage] = ["--config", str(path), *overrides]
-    if not found:
-        raise UserError(f"pipeline: no stage config in {place}")
-    return {stage: found[stage] for stage in ORDER if stage in found}
-
-
-def _look_ahead(place: Path, stages: dict[str, list[str]]) -> None:
-    """Find the mistakes in all configs, and data that is not there, before the first stage runs."""
-    from rlhf_forge.commands.evaluation_of_run import settings_of
-    from rlhf_forge.data.sources import is_function, read_rows
+def _stages(place: Path, overrides: list[str]) -> dict[str, "ParsedStage"]:
+    """Each stage by its name, in the order of training."""
+    from rlhf_forge.config_files import name_of
     from rlhf_forge.parsed_stage import parsed_stage
 
-    settings_of(place)
-    for arguments in stages.values():
-        parsed = parsed_stage(arguments)
+    paths: dict[str, Path] = {}
+    for path in sorted(place.glob("*.yaml")):
+        name = name_of(path)
+        if name is None:
+            continue
+        if name in paths:
+            raise UserError(
+                f"{path}: a second config of stage {name} in {place}",
+                hint="give one of them a name, like `name: mine`, and both are run",
+            )
+        paths[name] = path
+    if not paths:
+        raise UserError(f"pipeline: no stage config in {place}")
+    found = [parsed_stage(["--config", str(path), *overrides]) for path in paths.values()]
+    return {stage.name: stage for stage in sorted(found, key=_turn)}
+
+
+def _turn(stage: "ParsedStage") -> int:
+    """When it is run; a stage that is not ours after all others."""
+    return ORDER.index(stage.stage) if stage.stage in ORDER else len(ORDER)
+
+
+def _look_ahead(stages: dict[str, "ParsedStage"]) -> None:
+    """Find the mistakes in all configs, and data that is not there, before the first stage runs."""
+    from rlhf_forge.data.sources import is_function, read_rows
+
+    for parsed in stages.values():
         parsed.module()
         for misfit in parsed.misfits():
             raise misfit
@@ -87,23 +99,22 @@ def _look_ahead(place: Path, stages: dict[str, list[str]]) -> None:
                 next(read_rows(path, split=split, seed=data.seed))
 
 
-def _run(stage: str, arguments: list[str], name: str) -> float:
+def _run(stage: "ParsedStage") -> float:
     """Train one stage unless it is finished; its seconds."""
     from rlhf_forge.callbacks.checkpoints import dependencies_in
     from rlhf_forge.cli import run_stage
     from rlhf_forge.fingerprint import has_finished
-    from rlhf_forge.parsed_stage import parsed_stage
 
-    parsed = parsed_stage(arguments)
-    folder, artefact, last = parsed.folder, parsed.folder / "artefact", last_checkpoint(name, stage)
-    times = folder / TIMES
-    if has_finished(artefact, parsed.fingerprint):
-        sys.stderr.write(f"{stage}: finished before, not run again ({artefact})\n")
+    artefact, times = stage.folder / "artefact", stage.folder / TIMES
+    last = last_checkpoint(stage.config.run, stage.name)
+    arguments = stage.typed
+    if has_finished(artefact, stage.fingerprint):
+        sys.stderr.write(f"{stage.name}: finished before, not run again ({artefact})\n")
         return _seconds_in(times)
-    if last.is_file() and dependencies_in(last) == parsed.dependencies:
-        sys.stderr.write(f"{stage}: goes on from {last}\n")
+    if last.is_file() and dependencies_in(last) == stage.dependencies:
+        sys.stderr.write(f"{stage.name}: goes on from {last}\n")
         arguments = [*arguments, "--ckpt_path", str(last)]
-    sys.stderr.write(f"\n{stage}\n")
+    sys.stderr.write(f"\n{stage.name}\n")
     started = time.perf_counter()
     run_stage("fit", arguments)
     seconds = time.perf_counter() - started
@@ -117,9 +128,9 @@ def _seconds_in(path: Path) -> float:
 
 
 def _finish(
-    place: Path,
-    name: str,
-    stages: dict[str, list[str]],
+    root: Path,
+    stages: dict[str, "ParsedStage"],
+    settings: "EvaluationSettings",
     seconds: dict[str, float],
     seeds: dict[str, int],
 ) -> int:
@@ -134,15 +145,21 @@ def _finish(
     from rlhf_forge.commands.export import write_export
     from rlhf_forge.commands.tables import print_summary
 
-    root = LOGS / name
-    if not set(EVALUATED) <= set(stages):
-        lacking = f"{place} lacks one of {', '.join(EVALUATED)}"
-        sys.stderr.write(f"no evaluation, no export: {lacking}\n")
-        return 0
     started = time.perf_counter()
-    summary: dict[str, Any] = {**seeds, **evaluator_of(place, stages).summary()}
+    evaluator = evaluator_of(settings, stages)
+    if evaluator is None:
+        sys.stderr.write(
+            "no evaluation, no export: they need a stage ppo or dpo, and a stage reward or a judge "
+            "in evaluate.yaml\n"
+        )
+        return 0
+    summary: dict[str, Any] = {**seeds, **evaluator.summary()}
+    for policy, row in summary["policies"].items():
+        row["seconds"] = seconds[policy]
     evaluated = time.perf_counter()
-    status = write_export(root / "ppo" / "artefact", root / EXPORT)
+    first = next(iter(evaluator.policies))
+    out = root / EXPORT / first
+    status = write_export(root / first / "artefact", out)
     summary["seconds"] = seconds | {
         "evaluate": evaluated - started,
         "export": time.perf_counter() - evaluated,
@@ -154,8 +171,8 @@ def _finish(
     print_summary(summary)
     sys.stderr.write(
         f"summary: {path}\n"
-        f"export: {root / EXPORT}\n"
-        f"next: python -m rlhf_forge chat {root}/ppo/artefact\n"
+        f"export: {out}\n"
+        f"next: python -m rlhf_forge chat {root}/{first}/artefact\n"
         f"      python -m rlhf_forge serve {root}\n"
         f"      tensorboard --logdir {root}\n"
     )

@@ -10,12 +10,13 @@ def print_summary(summary: dict[str, Any]) -> None:
     """Print before, after, and the reward model's accuracy, to stdout."""
     console = Console()
     console.print(_models(summary["models"]))
-    gain, win = summary["gain"], summary["win_rate"]
-    before, name = ("sft", "SFT") if "sft" in summary["models"] else ("base", "the base")
-    console.print(
-        f"PPO over {name}: gain {gain['gold']:+.2f} (se {gain['se']:.2f}, paired by prompt), "
-        f"wins {win[f'ppo_vs_{before}']:.0%} ({win['low']:.0%} to {win['high']:.0%})"
-    )
+    [(first, _, before)] = [k.rpartition("_vs_") for k in summary["win_rate"] if "_vs_" in k]
+    own = {key: summary[key] for key in ("gain", "win_rate")}
+    own["seconds"] = summary["seconds"][first]
+    if summary["policies"]:
+        console.print(_gains({first: own, **summary["policies"]}, before))
+    else:
+        console.print(_gain(first, own, before))
     if summary["reward"]:
         console.print(_reward(summary["reward"]))
 
@@ -46,6 +47,35 @@ def _models(models: dict[str, Any]) -> Table:
             str(row["n"]),
         )
     return table
+
+
+def _gain(name: str, row: dict[str, Any], before: str) -> str:
+    gain, win = row["gain"], row["win_rate"]
+    return (
+        f"{_title(name)} over {_title(before)}: gain {gain['gold']:+.2f} (se {gain['se']:.2f}, "
+        f"paired by prompt), wins {win[f'{name}_vs_{before}']:.0%} "
+        f"({win['low']:.0%} to {win['high']:.0%})"
+    )
+
+
+def _gains(rows: dict[str, Any], before: str) -> Table:
+    """Several policies over the one model that all started at, paired by prompt."""
+    table = Table(f"over {_title(before)}", "gain", "se", "wins", "95 %", "seconds")
+    for name, row in rows.items():
+        gain, win = row["gain"], row["win_rate"]
+        table.add_row(
+            name,
+            f"{gain['gold']:+.2f}",
+            f"{gain['se']:.2f}",
+            f"{win[f'{name}_vs_{before}']:.0%}",
+            f"{win['low']:.0%}-{win['high']:.0%}",
+            f"{row['seconds']:.0f}",
+        )
+    return table
+
+
+def _title(name: str) -> str:
+    return {"sft": "SFT", "ppo": "PPO", "dpo": "DPO", "base": "the base"}.get(name, name)
 
 
 def _reward(rows: dict[str, Any]) -> Table:

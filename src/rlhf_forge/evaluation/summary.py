@@ -1,7 +1,7 @@
-"""Before and after: base, SFT and PPO on the same held-out prompts, and the reward model."""
+"""Before and after: base, SFT and policies on the same held-out prompts, and the reward model."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlhf_forge.backbone.backbone import Backbone
@@ -52,14 +52,15 @@ class Evaluator:
     """Everything one evaluation needs.
 
     Attributes:
-        backbone: With the roles reference (SFT, or the bare base), policy (PPO) and reward; and
-            base, if the reference is SFT's.
+        backbone: With the roles reference (SFT, or the bare base), of the policies, and reward, if
+            there is one; and base, if the reference is SFT's.
         template: Of the run.
         prompts: Held out.
         pairs: Held out; may be empty.
         sampling: Of PPO's rollouts.
         settings: Of the evaluation.
         has_sft: Whether the reference is SFT's.
+        policies: The role of each policy that started at the reference; the run's own one first.
     """
 
     backbone: Backbone
@@ -69,30 +70,36 @@ class Evaluator:
     sampling: Sampling
     settings: EvaluationSettings
     has_sft: bool = True
+    policies: Mapping[str, str] = field(default_factory=lambda: {"ppo": "policy"})
 
     @property
     def roles(self) -> dict[str, str]:
-        """The role of each model, in the order of training. What PPO started at is reference."""
-        if self.has_sft:
-            return {"base": "base", "sft": "reference", "ppo": "policy"}
-        return {"base": "reference", "ppo": "policy"}
+        """The role of each model. What the policies started at is reference."""
+        before = {"base": "base", "sft": "reference"} if self.has_sft else {"base": "reference"}
+        return before | dict(self.policies)
+
+    @property
+    def start(self) -> str:
+        """The model that the policies started at."""
+        return "sft" if self.has_sft else "base"
 
     def summary(self) -> dict[str, Any]:
-        """Models, gain, win rate and reward accuracy, as ``summary.json`` holds them."""
+        """Models, gains, win rates and reward accuracy, as ``summary.json`` holds them.
+
+        ``gain`` and ``win_rate`` are those of the first policy; the others' are in ``policies``.
+        """
         answers = {name: self.answers(role) for name, role in self.roles.items()}
         verdicts = {name: self.judged(given) for name, given in answers.items()}
-        start = "sft" if self.has_sft else "base"
-        before, ppo = verdicts[start].scores, verdicts["ppo"].scores
-        gain = mean_of([b - a for a, b in zip(before, ppo, strict=True)])
-        win = share_of(wins_of(ppo, before))
+        found = {name: self._over_start(name, verdicts) for name in self.policies}
+        first, *others = self.policies
         return {
             "models": {
                 name: self._model(role, verdicts[name], answers[name])
                 for name, role in self.roles.items()
             },
-            "gain": {"gold": gain.value, "se": gain.se},
-            "win_rate": {f"ppo_vs_{start}": win.value, "low": win.low, "high": win.high},
-            "reward": self.reward_accuracy(answers[start]),
+            **found[first],
+            "policies": {name: found[name] for name in others},
+            "reward": self.reward_accuracy(answers[self.start]),
         }
 
     def answers(self, role: str) -> Answers:
@@ -112,6 +119,16 @@ class Evaluator:
             return judged(self.settings.judge, self.prompts, answers)
         scores = model_scores(self.backbone, "reward", self.prompts, answers.responses)
         return Judgement(scores, None)
+
+    def _over_start(self, name: str, verdicts: Mapping[str, Judgement]) -> dict[str, Any]:
+        """What a policy has gained over the model it started at, paired by prompt."""
+        before, after = verdicts[self.start].scores, verdicts[name].scores
+        gain = mean_of([b - a for a, b in zip(before, after, strict=True)])
+        win = share_of(wins_of(after, before))
+        return {
+            "gain": {"gold": gain.value, "se": gain.se},
+            "win_rate": {f"{name}_vs_{self.start}": win.value, "low": win.low, "high": win.high},
+        }
 
     def _model(self, role: str, verdict: Judgement, answers: Answers) -> dict[str, Any]:
         gold = mean_of(verdict.scores)
@@ -134,6 +151,8 @@ class Evaluator:
     def reward_accuracy(self, before: Answers) -> dict[str, Any]:
         """On all held-out pairs (mixed), by their kind, and on the reference's own responses."""
         found: dict[str, Any] = {}
+        if "reward" not in self.backbone.roles:
+            return found
         if self.settings.annotator is not None:
             found["on_policy"] = self._on_policy(before, self.settings.annotator).accuracy()
         if self.pairs:
