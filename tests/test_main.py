@@ -399,6 +399,16 @@ def test_a_mistake_in_the_data_is_told_with_file_and_line(
     assert (trained / "lightning_logs/x/reward/artefact").is_dir(), "the old run was moved away"
 
 
+def test_a_reward_stage_without_held_out_records_is_told_before_anything_is_moved(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = ["fit", "--config", "reward.yaml", "--data.validation_fraction", "0"]
+    error, hint = told(fit, capsys)
+    assert error.startswith("data: scores are centred and scaled on responses to held-out prompts")
+    assert "data.validation_fraction" in hint
+    assert (trained / "lightning_logs/x/reward/artefact").is_dir(), "the old run was moved away"
+
+
 def test_a_missing_data_file_is_told_with_the_nearest_name(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

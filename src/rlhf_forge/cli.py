@@ -22,6 +22,7 @@ from rlhf_forge.callbacks.checkpoints import (
 from rlhf_forge.callbacks.predictions import PREDICTIONS
 from rlhf_forge.errors import UserError
 from rlhf_forge.fingerprint import has_finished
+from rlhf_forge.modules.calibration import require_enough_held_out
 from rlhf_forge.parsed_stage import ParsedStage
 from rlhf_forge.parsing import first_line
 from rlhf_forge.run_folder import find_checkpoint, last_checkpoint, set_aside
@@ -130,6 +131,8 @@ class ForgeCLI(ParsedStage):
         if checkpoint is None or self.folder.resolve() not in Path(checkpoint).resolve().parents:
             # A mistake in the data is found before anything is moved.
             self.datamodule.setup("fit")
+            if self.stage == "reward":
+                require_enough_held_out(len(self.datamodule.held_out))
             rank_zero_only(set_aside)(self.folder)
         self.trainer.callbacks += [  # type: ignore[attr-defined]
             IterationCheckpoint(config.checkpoint_every, self.dependencies),
