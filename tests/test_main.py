@@ -249,6 +249,15 @@ def test_a_horizon_too_short_for_the_rollout_is_told(
     assert told([*fit, *short], capsys)[0] == error
 
 
+def test_a_module_that_is_no_stage_is_told(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "lightning.pytorch.demos.boring_classes.BoringModel"
+    error, hint = told(["fit", "--model", name, "--data.path", "pairs.jsonl"], capsys)
+    assert error == f"model.class_path: not a stage: {name}"
+    assert "SFTModule" in hint
+
+
 def test_an_option_without_its_value_is_told(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,6 +280,7 @@ def test_a_missing_key_is_told(project: Path, capsys: pytest.CaptureFixture[str]
         ("gradient_clip_val", "1.0"),
         ("precision", "bf16-true"),
         ("default_root_dir", "here"),
+        ("overfit_batches", "2"),
     ],
 )
 def test_what_a_stage_decides_itself_is_refused_with_what_to_set_instead(

@@ -38,6 +38,7 @@ TRAINER_KEYS: dict[str, tuple[tuple[object, ...], str]] = {
     "gradient_clip_val": ((None,), "set max_grad_norm of the stage's optimizer or updates instead"),
     "precision": (("32-true", "32", 32), "set model.init_args.backbone.precision instead"),
     "default_root_dir": ((None,), "set run and name: the folder is lightning_logs/<run>/<name>"),
+    "overfit_batches": ((0.0,), "give data.path a file of a few records instead"),
     # Counts are not summed over processes, so on several devices they would be wrong.
     "num_nodes": ((1,), ONE_DEVICE),
     "strategy": (("auto", "single_device"), ONE_DEVICE),
@@ -200,15 +201,21 @@ def class_at(class_path: str) -> Any:
     """The class of a stage's module.
 
     Raises:
-        UserError: If there is none.
+        UserError: If there is none, or it is no stage.
     """
     module, _, name = class_path.rpartition(".")
     try:
-        return getattr(import_module(module or STAGE_CLASSES[name]), name)
+        found = getattr(import_module(module or STAGE_CLASSES[name]), name)
     except (ImportError, AttributeError, KeyError):
         raise UserError(
             f"model.class_path: no such class: {class_path}", hint=nearest(name, STAGE_CLASSES)
         ) from None
+    if not hasattr(found, "stage"):
+        raise UserError(
+            f"model.class_path: not a stage: {class_path}",
+            hint=f"give {', '.join(STAGE_CLASSES)} or a class made from one of them",
+        )
+    return found
 
 
 def base_of(model: Any) -> str:
@@ -218,6 +225,7 @@ def base_of(model: Any) -> str:
             "model: no stage is named",
             hint="give a config: --config sft.yaml; `python -m rlhf_forge configs` lists them",
         )
+    class_at(model.class_path)
     return str(model.init_args.backbone.path)
 
 
