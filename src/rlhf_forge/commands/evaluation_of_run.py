@@ -100,13 +100,22 @@ def _backbone_with(
 ) -> "Backbone":
     """The base with a role for each (artefact, its stage); all are read before the base is."""
     from rlhf_forge.backbone.devices import default_device
-    from rlhf_forge.modules.roles import expected_of, open_backbone, read_parent
+    from rlhf_forge.modules.roles import (
+        expected_of,
+        open_backbone,
+        read_parent,
+        require_its_reference,
+    )
 
     expected = expected_of(module.backbone_config, template)
     found = {
         role: read_parent(folder, expected, stage=stage)
         for role, (folder, stage) in artefacts.items()
     }
+    if "reward" in found:
+        sft = found["reference"][0].fingerprint if "reference" in found else None
+        manifest, scorer = found["reward"]
+        require_its_reference(scorer, manifest, sft, where=artefacts["reward"][0])
     backbone = open_backbone(module.backbone_config, default_device())
     backbone.add_bare_role("base" if "reference" in found else "reference")
     for role, (_, weights) in found.items():
