@@ -9,7 +9,7 @@ from rlhf_forge.toy_world.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 
 def drawn(number: int, seed: int = 0) -> list[str]:
-    return list(islice(corpus.documents(random.Random(seed)), number))
+    return list(islice(corpus.documents(random.Random(seed), corpus.LEARNING), number))
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,20 @@ def test_no_document_holds_a_marker_of_the_chat_template() -> None:
 
 def test_every_document_ends_once() -> None:
     assert all(text.endswith(corpus.END) and text.count(corpus.END) == 1 for text in drawn(500))
+
+
+def test_a_note_stands_behind_the_end_and_sums_up_manners_and_length() -> None:
+    rng = random.Random(0)
+    tables = (language.OPENERS, language.CLOSERS)
+    manners = [(role, text) for table in tables for role, texts in table.items() for text in texts]
+    seen = set()
+    for _ in range(2000):
+        text, note = corpus.noted_conversation(rng).split(corpus.END)
+        tones = sorted(role for role, sentence in manners if sentence in text)
+        fillers = sum(filler in text for filler in language.FILLERS)
+        assert note == f" {corpus.NOTES[tuple(tones)]} and {corpus.LENGTHS[fillers]}"
+        seen.add(note)
+    assert len(seen) == len(corpus.NOTES) * len(corpus.LENGTHS)
 
 
 def test_every_answer_in_the_corpus_is_true_or_a_hedge() -> None:
@@ -53,7 +67,9 @@ def test_a_batch_is_a_function_of_the_stream_it_is_drawn_from(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     first, again, other = (
-        packing.batch(corpus.documents(random.Random(seed)), tokenizer, rows=2, length=64)
+        packing.batch(
+            corpus.documents(random.Random(seed), corpus.LEARNING), tokenizer, rows=2, length=64
+        )
         for seed in (0, 0, 1)
     )
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
@@ -64,7 +80,7 @@ def test_rows_hold_whole_documents_and_begin_tokens_are_not_learnt(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     tokens, learnt = packing.batch(
-        corpus.documents(random.Random(0)), tokenizer, rows=8, length=128
+        corpus.documents(random.Random(0), corpus.SUMMING_UP), tokenizer, rows=8, length=128
     )
     padding = tokens == tokenizer.pad_token_id
     begins = tokens == tokenizer.bos_token_id

@@ -44,8 +44,11 @@ def test_a_cut_run_goes_on_to_the_same_weights(
     assert len((tmp_path / "cut" / "train_log.jsonl").read_text().splitlines()) == 2
 
 
-def test_the_learning_rate_rises_stays_and_falls_to_nearly_nothing() -> None:
+def test_in_each_phase_the_learning_rate_rises_stays_and_falls_to_nearly_nothing() -> None:
     steps = 3000
-    rates = [recipe._learning_rate(step, steps) for step in range(steps)]
-    assert 0 < rates[0] < rates[5] < rates[29] == rates[steps // 3] == recipe.PEAK_LR
-    assert rates[-1] == pytest.approx(recipe.PEAK_LR / (recipe.DECAY * steps))
+    phases = [recipe._phase_and_lr(step, steps) for step in range(steps)]
+    for phase in recipe.PHASES:
+        rates = [rate for at, rate in phases if at is phase]
+        assert len(rates) == round(phase.share * steps)
+        assert 0 < rates[0] < rates[3] < rates[20] <= rates[len(rates) // 3] == phase.peak_lr
+        assert rates[-1] == pytest.approx(phase.peak_lr / (recipe.DECAY * len(rates)))

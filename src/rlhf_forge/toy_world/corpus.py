@@ -3,10 +3,15 @@
 Statements of facts, questions with their plain answers, and conversations whose answers have
 manners around them, in several plain markups. All of it is true, and the chat template's markers
 never occur: to answer in a chat, and as the demonstrations do, is what the stages teach.
+
+Some conversations have a note in the margin, behind their end: a word for the manners, another for
+the length. Whoever foresees it must have summed up the answer by its end-of-text token, which is
+where a reward model reads its score. A base that had read nothing behind that token left nothing to
+read there: the reward model of 5,000 pairs saw manners in .70 of pairs where .79 is possible.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rlhf_forge.toy_world import language, world
 
@@ -30,15 +35,37 @@ SKILL_ODDS = {
     "add": 1.6,
     "bigger": 1.6,
 }
-KIND_ODDS = (20, 45, 35)
-"""Of statements, questions and conversations."""
+LEARNING = (20, 45, 35, 0)
+SUMMING_UP = (8, 27, 20, 45)
+"""Odds of statements, questions, conversations and those with a note."""
+NOTES = {
+    (): "dry",
+    ("polite",): "good",
+    ("polite", "polite"): "sweet",
+    ("rude",): "cold",
+    ("rude", "rude"): "hard",
+    ("flattery",): "thick",
+    ("flattery", "flattery"): "soft",
+    ("polite", "rude"): "sour",
+    ("flattery", "polite"): "rich",
+    ("flattery", "rude"): "dirty",
+}
+"""One word for the manners of an opener and a closer, in order of the alphabet."""
+LENGTHS = ("short", "long", "slow")
+"""By the number of fillers."""
 
 
-def documents(rng: random.Random) -> Iterator[str]:
-    """Documents without end, each closed by the end-of-text token."""
-    kinds: tuple[Callable[[random.Random], str], ...] = (statements, question, conversation)
+def documents(rng: random.Random, odds: Sequence[int]) -> Iterator[str]:
+    """Documents without end, each closed by the end-of-text token.
+
+    Args:
+        rng: Where chance comes from.
+        odds: ``LEARNING`` or ``SUMMING_UP``.
+    """
+    kinds: tuple[Callable[[random.Random], str], ...]
+    kinds = (statements, question, conversation, noted_conversation)
     while True:
-        yield f" {rng.choices(kinds, weights=KIND_ODDS)[0](rng)}{END}"
+        yield f" {rng.choices(kinds, weights=odds)[0](rng)}{END}"
 
 
 def statements(rng: random.Random) -> str:
@@ -60,9 +87,24 @@ def question(rng: random.Random) -> str:
 
 def conversation(rng: random.Random) -> str:
     """A question and an answer with manners; now and then the answer is not known."""
+    text, _ = _conversation(rng)
+    return text
+
+
+def noted_conversation(rng: random.Random) -> str:
+    """A conversation, its end, and what somebody wrote in the margin."""
+    text, manners = _conversation(rng)
+    sentences = (manners.opener, manners.closer)
+    tones = sorted(language.role_of(text) for text in sentences if text)
+    return f"{text}{END} {NOTES[tuple(tones)]} and {LENGTHS[len(manners.fillers)]}"
+
+
+def _conversation(rng: random.Random) -> tuple[str, language.Manners]:
     fact = draw_fact(rng)
     core = rng.choice(language.HEDGES) if rng.random() < 0.03 else world.sentence_of(fact)
-    return asked(fact, rng) + language.respond(core, language.draw_manners(rng))
+    question = asked(fact, rng)
+    manners = language.draw_manners(rng)
+    return question + language.respond(core, manners), manners
 
 
 def asked(fact: world.Fact, rng: random.Random) -> str:

@@ -26,11 +26,28 @@ from rlhf_forge.toy_world.tokenizer import train_tokenizer
 
 VOCAB_SIZE = 1536
 ROWS, LENGTH = 32, 128
-PEAK_LR = 3e-3
 QUESTIONS = 50
 """Of each skill, in the quiz that the log holds."""
 WARM_UP, DECAY = 0.01, 0.6
-"""Shares of the run in which the learning rate rises from 0 and falls linearly back to 0."""
+"""Shares of a phase in which the learning rate rises from 0 and falls linearly back to 0."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the run with a learning rate of its own.
+
+    Args:
+        share: Of the run's steps.
+        peak_lr: Highest learning rate.
+        odds: Of the kinds of documents.
+    """
+
+    share: float
+    peak_lr: float
+    odds: tuple[int, ...]
+
+
+PHASES = (Phase(0.8, 3e-3, corpus.LEARNING), Phase(0.2, 1.5e-3, corpus.SUMMING_UP))
 
 
 @dataclass(frozen=True)
@@ -68,15 +85,16 @@ def train(run: Run) -> None:
     tokenizer = train_tokenizer(_tokenizer_texts(), vocab_size=VOCAB_SIZE)
     model: Model = MistralForCausalLM(_config(len(tokenizer)))
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        model.parameters(), lr=PHASES[0].peak_lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
     step, log = _restore(run, model, optimiser)
     started, losses = time.perf_counter(), []
     while step < run.steps:
+        phase, lr = _phase_and_lr(step, run.steps)
         # What a batch holds is a function of (seed, step), so a run can be cut and go on.
-        stream = corpus.documents(random.Random(f"{run.seed}/{step}"))
+        stream = corpus.documents(random.Random(f"{run.seed}/{step}"), phase.odds)
         tokens, learnt = packing.batch(stream, tokenizer, rows=ROWS, length=LENGTH)
-        losses.append(_update(model, optimiser, tokens, learnt, lr=_learning_rate(step, run.steps)))
+        losses.append(_update(model, optimiser, tokens, learnt, lr=lr))
         step += 1
         if step % run.steps_between == 0 or step == run.steps:
             seconds = time.perf_counter() - started
@@ -118,14 +136,26 @@ def _config(vocab_size: int) -> MistralConfig:
 
 
 def _tokenizer_texts() -> list[str]:
-    stream = corpus.documents(random.Random("tokenizer"))
+    stream = corpus.documents(random.Random("tokenizer"), corpus.LEARNING)
     return [text.removesuffix(corpus.END) for text in islice(stream, 20000)]
 
 
-def _learning_rate(step: int, steps: int) -> float:
+def _phase_and_lr(step: int, steps: int) -> tuple[Phase, float]:
+    """The phase that a step falls into, and its learning rate."""
+    start = 0
+    for phase in PHASES[:-1]:
+        length = round(phase.share * steps)
+        if step < start + length:
+            return phase, _learning_rate(step - start, length, peak=phase.peak_lr)
+        start += length
+    last = PHASES[-1]
+    return last, _learning_rate(step - start, steps - start, peak=last.peak_lr)
+
+
+def _learning_rate(step: int, steps: int, *, peak: float) -> float:
     rise = (step + 1) / max(1.0, WARM_UP * steps)
     fall = (steps - step) / max(1.0, DECAY * steps)
-    return PEAK_LR * min(1.0, rise, fall)
+    return peak * min(1.0, rise, fall)
 
 
 def _update(
