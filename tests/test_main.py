@@ -50,6 +50,20 @@ def test_help_and_the_help_of_our_commands_import_no_torch() -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow  # a fresh interpreter that imports Lightning
+def test_the_help_of_a_stage_imports_nothing_that_only_a_run_needs() -> None:
+    code = (
+        "import gc, sys\n"
+        "from rlhf_forge.__main__ import main\n"
+        "assert main(['fit', '--help']) == 0\n"
+        "assert gc.isenabled()\n"
+        "late = {'peft', 'bitsandbytes', 'datasets', 'tensorboard', 'litserve', 'rensa'}\n"
+        "sys.exit(', '.join(sorted(late & set(sys.modules))) or 0)\n"
+    )
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+
+
 def test_the_module_and_its_exit_status_work_as_typed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rlhf_forge", "fti"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
