@@ -1,6 +1,8 @@
 """DPO as a person runs it: its start, what it logs, its files, how it goes on."""
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +211,9 @@ def test_other_commands_take_the_artefact(
     capsys.readouterr()
     assert main(["evaluate", *words, "--number", "4", "--max_new_tokens", "4"]) == 0
     assert "policy wins" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
+    assert main(["chat", artefact, "--max_new_tokens", "4"]) == 0
+    assert "1 lines, answered by dpo" in capsys.readouterr().err
 
 
 def test_the_metrics_of_a_step_are_its_own_names(after_sft: Path) -> None:

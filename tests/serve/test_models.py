@@ -1,6 +1,7 @@
 """Which artefacts are served together, under which names."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,18 @@ def test_stages_of_two_runs_are_called_by_run_and_stage(run: Path, base: Path) -
     models = open_models([str(run), str(other / "ppo")])
     assert models.policies == ("base", "sft", "tiny-ppo", "v1-5-ppo")
     assert load_models(models.weights, CPU).roles >= {"v1-5-ppo"}
+
+
+def test_policies_of_one_stage_are_called_as_in_their_run_and_ppo_is_the_last(
+    base: Path, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", base=base)
+    for name in ("rloo", "a.b", "ppo.1"):
+        shutil.copytree(run / "ppo", run / name)
+    models = open_models([str(run)])
+    assert models.policies == ("base", "sft", "a-b", "rloo", "ppo")
+    assert models.reward_models == ("reward",)
+    assert load_models(models.weights, CPU).roles >= {"a-b", "rloo", "ppo"}
 
 
 def test_the_same_artefact_twice_is_refused(run: Path) -> None:

@@ -30,6 +30,8 @@ SCORING_STAGES = frozenset({"reward"})
 BASE = "base"
 # The role by which `score` finds the SFT model that a reward model may read likelihoods from.
 REFERENCE = "reference"
+# How a run keeps what a stage left before it was run again.
+SET_ASIDE = re.compile(r".+\.\d+")
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,18 @@ def load_models(weights: Weights, device: torch.device) -> Backbone:
 def artefacts_in(path: Path) -> list[Path]:
     """The artefact that ``path`` is, or those of a stage's or a run's folder.
 
+    Of a run's policies that of the stage ppo is the last, whatever names the others have.
+
     Raises:
         UserError: If there is none.
     """
-    candidates = [path, path / "artefact", *(path / stage / "artefact" for stage in STAGES)]
+    first, *later = (path / stage / "artefact" for stage in STAGES)
+    named = [
+        folder
+        for folder in sorted(path.glob("*/artefact"))
+        if folder not in {first, *later} and not SET_ASIDE.fullmatch(folder.parent.name)
+    ]
+    candidates = [path, path / "artefact", first, *named, *later]
     found = [folder for folder in candidates if (folder / MANIFEST).is_file()]
     if not found:
         raise UserError(
@@ -128,11 +138,16 @@ def artefacts_in(path: Path) -> list[Path]:
 
 
 def _names(folders: Sequence[Path], manifests: Sequence[Manifest]) -> list[str]:
-    """Each model's name: its stage, or run and stage where several runs have the stage."""
+    """Each model's name: its stage; where several are of the stage, what it is called in its run.
+
+    Where several runs call one so, the run stands before it.
+    """
     stages = [manifest.stage for manifest in manifests]
+    called = [_name_of(folder.resolve().parent) for folder in folders]
+    runs = [_name_of(folder.resolve().parent.parent) for folder in folders]
     names = [
-        stage if stages.count(stage) == 1 else f"{_run_of(folder)}-{stage}"
-        for folder, stage in zip(folders, stages, strict=True)
+        stage if stages.count(stage) == 1 else name if called.count(name) == 1 else f"{run}-{name}"
+        for stage, name, run in zip(stages, called, runs, strict=True)
     ]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -159,9 +174,9 @@ def _reference(folders: Sequence[Path], manifests: Sequence[Manifest]) -> dict[s
     return {REFERENCE: found.popitem()[1]} if found else {}
 
 
-def _run_of(folder: Path) -> str:
-    """Name of the run in lightning_logs/RUN/STAGE/artefact, in letters a role may have."""
-    return re.sub(r"[^\w-]", "-", folder.resolve().parent.parent.name)
+def _name_of(folder: Path) -> str:
+    """Name of a run's folder, or of a stage's in it, in letters a role may have."""
+    return re.sub(r"[^\w-]", "-", folder.name)
 
 
 def _common_precision(manifests: Sequence[Manifest]) -> Precision:
