@@ -107,7 +107,7 @@ class ParsedStage(LightningCLI):
 
     @cached_property
     def dependencies(self) -> dict[str, str]:
-        """What the stage depends on; see `dependencies_of`."""
+        """What the stage depends on, as it is when first asked for; see `dependencies_of`."""
         return dependencies_of(self.config.as_dict())
 
     @property
