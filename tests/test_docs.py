@@ -73,7 +73,8 @@ def put_together(tree: ast.Module, known: set[str]) -> set[str]:
         if match := re.fullmatch(r"\{name\}/([a-z_]+)", text):
             tags |= {f"{name}/{match[1]}" for name in HELD_OUT}
         elif text == "time/{phase}":
-            tags |= {f"time/{name}" for call in calls(tree, "timed") for name in strings(call)}
+            timed = [call for part in trees().values() for call in calls(part, "timed")]
+            tags |= {f"time/{name}" for call in timed for name in strings(call)}
         elif text == "{role}/grad_norm":
             tags |= {f"{role}/grad_norm" for role in TRAINED_IN_PPO}
         elif text.startswith("{name}/{tag.split("):

@@ -170,3 +170,15 @@ def test_scores_and_values_of_a_rollout_are_those_of_each_row_alone() -> None:
             assert_close(
                 rollout.values[row, first:length], scalars[first - 1 : -1], atol=5e-5, rtol=0
             )
+
+
+def test_without_critic_and_reward_model_there_are_no_values_and_no_scores() -> None:
+    backbone = tiny.open_tiny()
+    for role in ("policy", "reference"):
+        backbone.add_role(role, tiny.random_weights(backbone, seed=0), trainable=False)
+    rollout = score_rollout(
+        backbone, TOKENS, MASK, FINISHED, batches=[list(range(8))], temperature=TEMPERATURE
+    )
+    assert not rollout.scores.any()
+    assert not rollout.values.any()
+    assert rollout.log_probs[MASK].all()

@@ -9,11 +9,14 @@ from typing import Any
 from rlhf_forge.artefact import MANIFEST, read_manifest
 from rlhf_forge.backbone.loading import content_fingerprint
 from rlhf_forge.hub import PACKAGE_PREFIX, base_folder
+from rlhf_forge.reward_terms import artefact_in
 
 # Keys that say where a run goes, how it is watched or fed, not what it computes.
 NOT_COMPUTED = ("config", "run", "name", "ckpt_path", "checkpoint_every", "trainer")
 NOT_COMPUTED_OF_DATA = ("workers",)
 PARENTS = ("sft", "reward")
+# What a function of the reward may take: longer, if a run is to go on that stopped at it.
+NOT_COMPUTED_OF_MODEL = ("reward_timeout",)
 # Keys of the data that may name a file or a folder.
 FILES = ("path", "validation", "chat_template")
 # Lightning's callbacks that only watch. Any other may end a run early or change what it learns.
@@ -37,16 +40,19 @@ def dependencies_of(config: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         UserError: If the base's folder holds no whole model.
     """
+    arguments, data = config["model"]["init_args"], config["data"]
     kept = {key: value for key, value in config.items() if key not in NOT_COMPUTED}
-    kept["data"] = {k: v for k, v in config["data"].items() if k not in NOT_COMPUTED_OF_DATA}
+    kept["data"] = {k: v for k, v in data.items() if k not in NOT_COMPUTED_OF_DATA}
+    computed = {k: v for k, v in arguments.items() if k not in NOT_COMPUTED_OF_MODEL}
+    kept["model"] = {**config["model"], "init_args": computed}
     callbacks = _that_may_interfere(config.get("trainer", {}).get("callbacks"))
     if callbacks:
         kept["trainer"] = {"callbacks": callbacks}
-    arguments, data = config["model"]["init_args"], config["data"]
     contents = {"model.init_args.backbone.path": _base(arguments["backbone"]["path"])}
     for parent in PARENTS:
-        if arguments.get(parent):
-            contents[f"model.init_args.{parent}"] = _parent(arguments[parent])
+        artefact = artefact_in(arguments.get(parent))
+        if artefact is not None:
+            contents[f"model.init_args.{parent}"] = _parent(artefact)
     contents |= {f"data.{key}": _content(data[key]) for key in FILES if data.get(key)}
     return dict(_flat(kept)) | {f"{CONTENTS}{key}": value for key, value in contents.items()}
 

@@ -25,8 +25,8 @@ NO_VALUE = re.compile(r"expected (?:one|at least one) argument")
 WORD = re.compile(r"unrecognized arguments: ([^-\s]\S*)")
 EXPECTED = re.compile(r"Expected an? (?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])")
 GOT = re.compile(r"(?:Got value|Given value): (.*)")
-# The first class that a key of several kinds takes.
-SUBTYPE = re.compile(r"Subtypes: \[<class '([\w.]+)'>")
+# The first class that a key of several kinds takes, or takes a list of.
+SUBTYPE = re.compile(r"Subtypes: \[(?:<class '|list\[)([\w.]+)['\]]")
 NO_CLASS = re.compile(r"given class_path '([\w.]+)'|Expected a dot import path string: (\S+)")
 KINDS = {
     "int": "a whole number",

@@ -31,7 +31,8 @@ class Rollout:
         log_probs: Of the policy as it sampled, by the training forward.
         ref_log_probs: Of the reference.
         values: Critic's estimate before each response token; 0 without a critic.
-        scores: Normalised reward-model score of each row, read at its last token.
+        scores: Of each response: normalised reward-model scores, read at the last token; 0 without
+            a reward model.
         entropy: Of the policy where each response token was drawn, in nats.
     """
 
@@ -143,7 +144,8 @@ def score_rollout(
     """What policy, reference, critic and reward model make of sampled responses.
 
     Args:
-        backbone: With the roles policy, reference and reward; and value, if there is a critic.
+        backbone: With the roles policy and reference; and value and reward, if there are a critic
+            and a reward model.
         tokens: Prompt and response, right-padded.
         mask: True on response tokens.
         finished: False where the length limit cut the response.
@@ -177,8 +179,9 @@ def score_rollout(
         rollout.log_probs[rows, :width] = log_probs
         rollout.entropy[rows, :width] = entropy
         rollout.ref_log_probs[rows, :width] = reference
-        at_one = reference if temperature == 1.0 else None
-        rollout.scores[rows] = score(backbone, part, targets, ref_log_probs=at_one)
+        if "reward" in backbone.roles:
+            at_one = reference if temperature == 1.0 else None
+            rollout.scores[rows] = score(backbone, part, targets, ref_log_probs=at_one)
     return rollout
 
 

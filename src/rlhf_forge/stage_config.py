@@ -12,6 +12,7 @@ from rlhf_forge.artefact import MANIFEST
 from rlhf_forge.errors import UserError
 from rlhf_forge.functional.kl import MAX_RELATIVE_ERROR
 from rlhf_forge.parsing import first_line, innermost, user_error_in
+from rlhf_forge.reward_terms import artefact_in, filled_in
 from rlhf_forge.run_folder import stage_folder
 from rlhf_forge.words import nearest
 
@@ -147,8 +148,9 @@ def mistakes_in_lengths(config: Any, *, context: int, samples: bool) -> Iterator
 def fill_in_parents(arguments: Any, run: str) -> None:
     """Parents that are needed and not given are those of the same run."""
     for parent in PARENTS:
-        if parent in arguments and arguments[parent] is None and _is_needed(parent, arguments):
-            arguments[parent] = str(stage_folder(run, parent) / "artefact")
+        if parent in arguments and _is_needed(parent, arguments):
+            own = str(stage_folder(run, parent) / "artefact")
+            arguments[parent] = filled_in(arguments[parent], own)
 
 
 def _is_needed(parent: str, arguments: Any) -> bool:
@@ -157,7 +159,8 @@ def _is_needed(parent: str, arguments: Any) -> bool:
 
 def parents_of(arguments: Any) -> dict[str, Path]:
     """Artefact folder of each stage that the stage with these arguments builds on."""
-    given = {parent: arguments.get(parent) for parent in PARENTS if _is_needed(parent, arguments)}
+    needed = [parent for parent in PARENTS if _is_needed(parent, arguments)]
+    given = {parent: artefact_in(arguments.get(parent)) for parent in needed}
     return {parent: Path(folder) for parent, folder in given.items() if folder is not None}
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -16,8 +17,18 @@ pytestmark = QUIET
 ROOT = Path("lightning_logs/x")
 
 
-def opened() -> Evaluator:
-    stages = {stage: parsed_stage(["--config", f"{stage}.yaml"]) for stage in STAGES}
+def letters(prompts: Any, responses: list[str], records: list[dict[str, Any]]) -> list[float]:
+    assert all({"prompt", "finished"} <= record.keys() for record in records)
+    return [float(len(text)) for text in responses]
+
+
+def opened(*of_ppo: str, without: frozenset[str] = frozenset()) -> Evaluator:
+    more = {"ppo": of_ppo}
+    stages = {
+        stage: parsed_stage(["--config", f"{stage}.yaml", *more.get(stage, ())])
+        for stage in STAGES
+        if stage not in without
+    }
     evaluator = evaluator_of(settings_of(Path()), stages)
     assert evaluator is not None
     return evaluator
@@ -29,6 +40,27 @@ def test_a_run_is_evaluated_with_all_its_roles(trained: Path) -> None:
     assert evaluator.backbone.roles == {"base", "reference", policy, "reward"}
     assert evaluator.roles == {"base": "base", "sft": "reference", "ppo": policy}
     assert len(evaluator.prompts) == len(evaluator.pairs) == 10
+
+
+def test_without_a_judge_the_functions_that_rewarded_the_policy_judge_it(trained: Path) -> None:
+    function = ["--model.init_args.reward", f"{__name__}:letters"]
+    evaluator = opened(*function, without=frozenset({"reward"}))
+    assert "reward" not in evaluator.backbone.roles
+    answers = evaluator.answers("reference")
+    assert evaluator.judged(answers).scores == [float(len(text)) for text in answers.texts]
+    assert evaluator.reward.timeout is None
+    with_model = opened(*function)
+    assert "reward" in with_model.backbone.roles, "its accuracy is told all the same"
+    assert with_model.judged(answers).scores == evaluator.judged(answers).scores
+
+
+def test_a_sum_judges_as_a_sum(trained: Path) -> None:
+    mix = f"[{{weight: 0.5}}, {{source: '{__name__}:letters', weight: -1}}]"
+    plain, mixed = opened(), opened("--model.init_args.reward", mix)
+    answers = plain.answers("reference")
+    pairs = zip(plain.judged(answers).scores, answers.texts, strict=True)
+    expected = [0.5 * score - len(text) for score, text in pairs]
+    assert mixed.judged(answers).scores == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,19 @@ def test_batches_are_what_the_stage_needs(
     first = next(iter(loader))
     assert isinstance(first, batch)
     assert len(first.positions) == 8
+
+
+def test_a_record_is_found_by_its_position_in_every_round(folder: Path) -> None:
+    data = ready(folder, kind="prompts")
+    count = len(data.train.examples)
+    tokens: dict[int, list[int]] = {}
+    for batch in islice(data.train_dataloader(), 2 * count // 8):
+        for position, row, mask in zip(batch.positions, batch.tokens, batch.mask, strict=True):
+            tokens[int(position)] = row[mask].tolist()
+    assert max(tokens) >= count, "there is a second round"
+    for position, prompt in tokens.items():
+        assert data.template.prompt(data.record_at(position).prompt) == prompt
+    assert data.record_at(0).prompt != data.record_at(count).prompt, "rounds are shuffled"
 
 
 def test_pairs_come_as_pairs(folder: Path) -> None:

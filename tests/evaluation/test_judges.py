@@ -27,6 +27,14 @@ def fails(prompts: Any, responses: Any, records: Any) -> NoReturn:
     raise KeyError("gold\nand more")
 
 
+def leaves(prompts: Any, responses: Any, records: Any) -> NoReturn:
+    raise SystemExit(3)
+
+
+def digits(prompts: Any, responses: Any, records: Any) -> str:
+    return "12"
+
+
 def too_few(prompts: Any, responses: Any, records: Any) -> list[float]:
     return [1.0]
 
@@ -63,6 +71,8 @@ def test_a_judge_may_say_what_is_correct() -> None:
     ("name", "fault"),
     [
         ("fails", "raised KeyError: 'gold"),
+        ("leaves", "raised SystemExit: 3"),
+        ("digits", "must give numbers"),
         ("too_few", "gave 1 scores for 2 responses"),
         ("too_few_correct", "gave 1 marks of correct for 2 responses"),
         ("words", "must give numbers"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from rlhf_forge.artefact import Expected, read_manifest
 from rlhf_forge.backbone.adapter_files import read_adapter
@@ -58,14 +59,21 @@ def expected(run: Path) -> Expected:
 
 
 def ppo_roles(
-    backbone: Backbone, run: Path, *, sft: str | None = "sft", critic: bool = True
+    backbone: Backbone,
+    run: Path,
+    *,
+    sft: str | None = "sft",
+    reward: str | None = "reward",
+    weight: float = 1.0,
+    critic: bool = True,
 ) -> dict[str, str]:
     return add_ppo_roles(
         backbone,
         expected(run),
         precision="fp32",
         sft=None if sft is None else str(artefact(run, sft)),
-        reward=str(artefact(run, "reward")),
+        reward=None if reward is None else str(artefact(run, reward)),
+        reward_weight=weight,
         critic=critic,
         seed=3,
     )
@@ -129,6 +137,34 @@ def test_ppo_against_the_bare_base_starts_at_the_bare_base(base: Path, run: Path
     assert ppo_roles(backbone, run, sft=None) == {"reward": "reward of run"}
     assert torch.equal(hidden(backbone, "policy"), hidden(backbone, "reference"))
     assert backbone.weights_of("policy").lora == LoraSpec(r=16, alpha=32)
+
+
+def scalars(backbone: Backbone, role: str) -> torch.Tensor:
+    with torch.no_grad(), backbone.using(role):
+        return backbone.scalars(TOKENS)
+
+
+def test_the_critic_starts_at_the_reward_models_share_of_the_rewards(base: Path, run: Path) -> None:
+    whole, mixed = opened(base), opened(base)
+    ppo_roles(whole, run)
+    ppo_roles(mixed, run, weight=-0.5)
+    assert torch.equal(scalars(whole, "value"), scalars(whole, "reward"))
+    assert_close(scalars(mixed, "value"), -0.5 * scalars(mixed, "reward"))
+
+
+@pytest.mark.parametrize("sft", ["sft", None])
+def test_without_a_reward_model_the_critic_is_the_reference_and_foresees_nothing(
+    sft: str | None, base: Path, run: Path
+) -> None:
+    backbone = opened(base)
+    assert ppo_roles(backbone, run, sft=sft, reward=None).keys() == ({"sft"} if sft else set())
+    assert backbone.roles == {"policy", "reference", "value"}
+    assert torch.equal(hidden(backbone, "value"), hidden(backbone, "reference"))
+    assert not scalars(backbone, "value").any()
+    assert all(p.requires_grad for p in backbone.parameters_of("value"))
+    alone = opened(base)
+    ppo_roles(alone, run, sft=sft, reward=None, critic=False)
+    assert alone.roles == {"policy", "reference"}
 
 
 def test_a_stage_goes_on_with_its_parents_shape(base: Path, run: Path) -> None:

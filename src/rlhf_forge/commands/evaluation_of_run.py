@@ -1,11 +1,14 @@
 """An evaluator over the artefacts of a run."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rlhf_forge.data.tokenize import PairExample, PromptExample
+from rlhf_forge.evaluation.rewards import MODEL_ALONE, Reward
 from rlhf_forge.evaluation.summary import EvaluationSettings, Evaluator
+from rlhf_forge.reward_terms import terms_of
 
 if TYPE_CHECKING:
     from rlhf_forge.backbone.backbone import Backbone
@@ -52,7 +55,7 @@ def evaluator_of(
         stages: Those of the run, by name.
 
     Returns:
-        None if there is no policy to judge, or neither a judge nor a reward model.
+        None if there is no policy to judge, or neither a judge nor a reward.
 
     Raises:
         UserError: If an artefact is missing, of another stage, or not made with this base,
@@ -65,11 +68,12 @@ def evaluator_of(
     module, roles = first.module(), {name: f"policy_{n}" for n, name in enumerate(policies)}
     scored = next((stage for stage in stages.values() if stage.stage == "reward"), None)
     artefacts = {role: (_artefact_of(stages[n]), stages[n].stage) for n, role in roles.items()}
-    reward = getattr(module, "reward", None) or (_artefact_of(scored) if scored else None)
-    if reward is not None:
-        artefacts["reward"] = (reward, "reward")
-    elif settings.judge is None:
+    own = _artefact_of(scored) if scored else None
+    reward = _reward_of(module, own)
+    if reward is None and settings.judge is None:
         return None
+    if scorer := (reward and reward.artefact) or own:
+        artefacts["reward"] = (scorer, "reward")
     if module.reference == "sft":
         artefacts["reference"] = (module.sft, "sft")
     prompts = first.data("prompts")
@@ -81,6 +85,7 @@ def evaluator_of(
         sampling=module.sampling,
         settings=settings,
         has_sft="reference" in artefacts,
+        reward=reward or MODEL_ALONE,
         policies=roles,
     )
 
@@ -89,6 +94,14 @@ def policies_in(stages: Mapping[str, "ParsedStage"]) -> list[str]:
     """Names of the stages that train a policy beyond SFT; the one by which a run is known first."""
     found = [name for name, stage in stages.items() if stage.stage in POLICY_STAGES]
     return sorted(found, key=lambda name: name != "ppo")
+
+
+def _reward_of(module: Any, artefact: str | None) -> Reward | None:
+    """What the policy was rewarded by, or where it learnt from pairs the run's reward model."""
+    if module.stage == "ppo":
+        reward: Reward = replace(module.reward, timeout=None)  # it is one of a rollout's responses
+        return reward
+    return None if artefact is None else Reward(terms_of(artefact))
 
 
 def _artefact_of(stage: "ParsedStage") -> str:

@@ -12,6 +12,7 @@ from typing_extensions import override
 from rlhf_forge.data.collate import collate_demonstrations, collate_pairs, collate_prompts
 from rlhf_forge.data.formats import Kind
 from rlhf_forge.data.loading import Loaded, load_examples, split_held_out
+from rlhf_forge.data.records import Record
 from rlhf_forge.data.render import ChatTemplate, load_template
 from rlhf_forge.data.sources import is_function
 from rlhf_forge.data.stream import Stream
@@ -132,6 +133,10 @@ class PreferenceDataModule(LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
+
+    def record_at(self, position: int) -> Record:
+        """The training record at a position of the stream; after `setup`."""
+        return self.train.examples[self.stream().example_at(position)].record
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:

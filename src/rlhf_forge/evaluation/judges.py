@@ -61,7 +61,7 @@ def call(path: str, *arguments: Any, **options: Any) -> Any:
     function = load_function(path)
     try:
         return function(*arguments, **options)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"{path}: raised {type(error).__name__}: {first_line(error)}",
             hint="call it from Python to see where",
@@ -116,12 +116,18 @@ def annotate(
 
 def _numbers(path: str, values: Any, what: str, count: int) -> list[float]:
     try:
-        numbers = [float(value) for value in values]
+        numbers = [_number(value) for value in values]
     except (TypeError, ValueError):
         raise UserError(
-            f"judge {path}: must give numbers, one a response, as a list or as the {what} of a "
+            f"{path}: must give numbers, one a response, as a list or as the {what} of a "
             f"dict (score, correct); gave a {type(values).__name__}"
         ) from None
     if len(numbers) != count:
-        raise UserError(f"judge {path}: gave {len(numbers)} {what} for {count} responses")
+        raise UserError(f"{path}: gave {len(numbers)} {what} for {count} responses")
     return numbers
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str):  # which float() would take, letter by letter too
+        raise TypeError
+    return float(value)

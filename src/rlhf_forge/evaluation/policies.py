@@ -12,6 +12,7 @@ from rlhf_forge.backbone.scoring import score
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import PromptExample
 from rlhf_forge.evaluation.judges import Judgement, judge
+from rlhf_forge.evaluation.rewards import Asked
 from rlhf_forge.evaluation.statistics import mean_of
 from rlhf_forge.functional.kl import kl_estimate
 from rlhf_forge.generation.decode import Request, Response, generate
@@ -85,11 +86,20 @@ def model_scores(
 
 def judged(path: str, prompts: Sequence[PromptExample], answers: Answers) -> Judgement:
     """What the judge function at ``path`` makes of the answers."""
-    records = [
-        p.record.fields | {"finished": response.finished}
-        for p, response in zip(prompts, answers.responses, strict=True)
-    ]
-    return judge(path, [p.record.prompt for p in prompts], answers.texts, records)
+    asked = asked_of(prompts, answers)
+    return judge(path, asked.prompts, asked.responses, asked.records)
+
+
+def asked_of(prompts: Sequence[PromptExample], answers: Answers) -> Asked:
+    """The answers as a function is given them."""
+    return Asked(
+        prompts=[p.record.prompt for p in prompts],
+        responses=answers.texts,
+        records=[
+            p.record.fields | {"finished": response.finished}
+            for p, response in zip(prompts, answers.responses, strict=True)
+        ],
+    )
 
 
 def facts_of(answers: Answers) -> dict[str, float | None]:

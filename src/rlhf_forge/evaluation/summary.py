@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import PairExample, PromptExample
@@ -11,12 +13,14 @@ from rlhf_forge.evaluation.judges import Judgement, annotate
 from rlhf_forge.evaluation.policies import (
     Answers,
     answer,
+    asked_of,
     facts_of,
     judged,
     model_scores,
     sampled_answers,
 )
 from rlhf_forge.evaluation.reward_accuracy import PairScores, by_kind, score_pairs
+from rlhf_forge.evaluation.rewards import MODEL_ALONE, Reward
 from rlhf_forge.evaluation.statistics import mean_of, share_of, wins_of
 from rlhf_forge.generation.sampler import Sampling
 
@@ -26,7 +30,7 @@ class EvaluationSettings:
     """How a pipeline judges what it trained.
 
     Args:
-        judge: module:function that scores responses; none: the reward model.
+        judge: module:function that scores responses; none: what the policy was rewarded by.
         annotator: module:function that labels pairs of the reference's responses; none: the
             reward model is only measured on held-out pairs.
         number: Held-out prompts.
@@ -60,6 +64,7 @@ class Evaluator:
         sampling: Of PPO's rollouts.
         settings: Of the evaluation.
         has_sft: Whether the reference is SFT's.
+        reward: What the first policy was rewarded by; its model is in the role reward.
         policies: The role of each policy that started at the reference; the run's own one first.
     """
 
@@ -70,6 +75,7 @@ class Evaluator:
     sampling: Sampling
     settings: EvaluationSettings
     has_sft: bool = True
+    reward: Reward = MODEL_ALONE
     policies: Mapping[str, str] = field(default_factory=lambda: {"ppo": "policy"})
 
     @property
@@ -114,11 +120,16 @@ class Evaluator:
         )
 
     def judged(self, answers: Answers) -> Judgement:
-        """By the judge function, or by the reward model if there is none."""
+        """By the judge function, or by the run's reward if there is none."""
         if self.settings.judge is not None:
             return judged(self.settings.judge, self.prompts, answers)
-        scores = model_scores(self.backbone, "reward", self.prompts, answers.responses)
-        return Judgement(scores, None)
+        of_model = [0.0] * len(self.prompts)
+        if self.reward.model is not None:
+            of_model = model_scores(self.backbone, "reward", self.prompts, answers.responses)
+        scores = self.reward.scores(
+            torch.tensor(of_model), lambda: asked_of(self.prompts, answers), when="evaluation"
+        )
+        return Judgement(scores.tolist(), None)
 
     def _over_start(self, name: str, verdicts: Mapping[str, Judgement]) -> dict[str, Any]:
         """What a policy has gained over the model it started at, paired by prompt."""

@@ -12,18 +12,17 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
 from typing_extensions import override
 
 from rlhf_forge.artefact import Expected
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
-from rlhf_forge.backbone.scoring import row_ends
-from rlhf_forge.data.collate import PromptBatch, micro_batches
+from rlhf_forge.data.collate import PromptBatch
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import Example
+from rlhf_forge.evaluation.rewards import Reward
 from rlhf_forge.functional.advantages import token_rewards
-from rlhf_forge.functional.kl import adapt_kl_coef, kl_estimate
+from rlhf_forge.functional.kl import kl_estimate
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_tensors
 from rlhf_forge.modules.checks import require_unit_ratio, require_zero_kl, warn_if_cutting_pays
@@ -33,38 +32,48 @@ from rlhf_forge.modules.ppo_estimators import (
     learnt_tokens,
     scaled,
     shaped_scores,
+    steered_kl_coef,
 )
 from rlhf_forge.modules.ppo_metrics import (
     critic_metrics,
     iteration_metrics,
     objective_metrics,
-    response_sum,
     update_metrics,
 )
+from rlhf_forge.modules.ppo_rollout import collect, collect_held_out
 from rlhf_forge.modules.ppo_update import PolicyTerms, UpdateStats, accumulate
-from rlhf_forge.modules.responses import HELD_OUT, held_out_answers, sample
+from rlhf_forge.modules.responses import held_out_answers
 from rlhf_forge.modules.roles import add_ppo_roles, data_of, expected_of, open_backbone, template_of
 from rlhf_forge.modules.settings import (
     ObjectiveSettings,
     RolloutSettings,
     UpdateSettings,
     require_a_baseline,
+    require_above_zero,
     require_positive,
 )
-from rlhf_forge.rollout import Experience, Plan, Rollout, minibatches, plan_updates, score_rollout
+from rlhf_forge.reward_terms import RewardTerm, terms_of
+from rlhf_forge.rollout import Experience, Plan, minibatches
 
 
 class PPOModule(LightningModule):
-    """PPO of the role ``policy`` against ``reward``, held near ``reference``.
+    """PPO of the role ``policy`` against a reward, held near ``reference``.
 
     One batch of prompts is one iteration: sample, score, estimate, update. The reference is the
     frozen SFT adapter, the policy starts as its copy, the critic (``value``) as a copy of the
     reward model with its head. ``updates.advantage`` takes another baseline than the critic.
 
+    A function of the reward is called once an iteration as f(prompts, responses, records): the
+    conversations, texts, and rows of the data with ``finished`` added. It gives a list with a score
+    for each response, or a dict with ``score``; scores are taken in its units.
+
     Args:
         backbone: The frozen base and the adapters' shape.
         sft: Artefact of the SFT stage; none: <run>/sft/artefact.
-        reward: Artefact of the reward stage; none: <run>/reward/artefact.
+        reward: Artefact of the reward stage; none: <run>/reward/artefact; or module:function; or a
+            list of terms {source, weight} that are added, at most one of them an artefact. With
+            functions only the critic knows nothing at first: set updates.value_warmup_iterations.
+        reward_timeout: Seconds that a function of reward may take for one iteration.
         reference: sft, or base where one starts from an instruct model without an SFT stage.
         total_iterations: Rollouts of the run.
         rollout: How responses are sampled.
@@ -82,7 +91,8 @@ class PPOModule(LightningModule):
         self,
         backbone: BackboneConfig,
         sft: str | None = None,
-        reward: str | None = None,
+        reward: list[RewardTerm] | str | None = None,
+        reward_timeout: float = 60.0,
         reference: Literal["sft", "base"] = "sft",
         total_iterations: int = 200,
         rollout: RolloutSettings = RolloutSettings(),
@@ -92,11 +102,13 @@ class PPOModule(LightningModule):
     ) -> None:
         super().__init__()
         require_positive(total_iterations=total_iterations)
+        require_above_zero(reward_timeout=reward_timeout)
         require_a_baseline(updates.advantage, rollout.responses_per_prompt)
         self.automatic_optimization = False
         self.strict_loading = False
         self.backbone_config = backbone
-        self.sft, self.reward, self.reference = sft, reward, reference
+        self.sft, self.reference = sft, reference
+        self.reward = Reward(terms_of(reward), reward_timeout)
         self.total_iterations = total_iterations
         self.objective = objective
         self.update_settings = updates
@@ -120,7 +132,7 @@ class PPOModule(LightningModule):
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         settings = self.update_settings
         with self.timed("rollout"):
-            rollout, plan = self.collect(batch)
+            rollout, plan = collect(self, batch)
         if self.iteration == 0:
             require_zero_kl(rollout)
         warn_if_cutting_pays(
@@ -148,36 +160,7 @@ class PPOModule(LightningModule):
         self.log_dict(metrics | {"objective/kl_coef": self.kl_coef} | times)
         self.log("score", metrics["objective/score"], prog_bar=True, logger=False)
         self.log("kl", metrics["objective/kl"], prog_bar=True, logger=False)
-        self.steer_kl_coef(kl, rollout)
-
-    def collect(self, batch: PromptBatch) -> tuple[Rollout, Plan]:
-        """Sample responses to every prompt and score them under every role.
-
-        The plan of the updates is drawn first: what is scored on the micro-batches of the first
-        epoch gives the first update a ratio of exactly 1.
-        """
-        with self.timed("generate"):
-            tokens, mask, finished = sample(
-                self, batch, iteration=self.iteration, each=self.responses_per_prompt
-            )
-        plan = plan_updates(
-            row_ends(mask),
-            epochs=self.update_settings.ppo_epochs,
-            minibatch_size=self.update_settings.minibatch_size,
-            max_tokens=self.update_settings.micro_batch_tokens,
-            seed=self.seed,
-            iteration=self.iteration,
-        )
-        with self.timed("score"):
-            rollout = score_rollout(
-                self.backbone,
-                tokens,
-                mask,
-                finished,
-                batches=[rows for minibatch in plan[0] for rows in minibatch],
-                temperature=self.sampling.temperature,
-            )
-        return rollout, plan
+        self.kl_coef = steered_kl_coef(self.kl_coef, kl, rollout, self.objective)
 
     def learn(self, experience: Experience, plan: Plan) -> list[UpdateStats]:
         """All optimiser steps of one rollout; stops where the policy has moved too far.
@@ -208,18 +191,6 @@ class PPOModule(LightningModule):
             updates.append(replace(stats, grad_norms=step.norms, taken=step.taken))
         return updates
 
-    def steer_kl_coef(self, kl: Tensor, rollout: Rollout) -> None:
-        """The adaptive penalty, if the objective has a target."""
-        if self.objective.kl_target is None:
-            return
-        self.kl_coef = adapt_kl_coef(
-            self.kl_coef,
-            float(response_sum(kl, rollout.mask).mean()),
-            target=self.objective.kl_target,
-            horizon=self.objective.kl_horizon,
-            num_samples=len(rollout.scores),
-        )
-
     @override
     def configure_model(self) -> None:
         if hasattr(self, "backbone"):
@@ -232,7 +203,8 @@ class PPOModule(LightningModule):
             self.expected,
             precision=self.backbone_config.precision,
             sft=str(self.sft) if self.reference == "sft" else None,
-            reward=str(self.reward),
+            reward=self.reward.artefact,
+            reward_weight=self.reward.model_weight,
             critic="value" in self.trained_roles,
             seed=self.seed,
         )
@@ -282,15 +254,9 @@ class PPOModule(LightningModule):
         return self.trainer.fit_loop.epoch_loop.total_batch_idx
 
     def _log_held_out(self, name: str, batch: PromptBatch) -> None:
-        tokens, mask, finished = sample(self, batch, iteration=HELD_OUT)
-        cuts = micro_batches(row_ends(mask), max_tokens=self.update_settings.micro_batch_tokens)
-        temperature = self.sampling.temperature
-        rollout = score_rollout(
-            self.backbone, tokens, mask, finished, batches=cuts, temperature=temperature
-        )
-        metrics = objective_metrics(rollout)
+        metrics = objective_metrics(collect_held_out(self, batch))
         shown = {f"{name}/{tag.split('/')[1]}": value for tag, value in metrics.items()}
-        self.log_dict(shown, batch_size=len(finished))
+        self.log_dict(shown, batch_size=len(batch.positions))
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

@@ -10,6 +10,7 @@ from rlhf_forge.functional.advantages import (
     missing_eos_scores,
     rloo_advantages,
 )
+from rlhf_forge.functional.kl import adapt_kl_coef
 from rlhf_forge.functional.masking import masked_var, whiten
 from rlhf_forge.modules.ppo_metrics import response_sum
 from rlhf_forge.modules.settings import ObjectiveSettings, UpdateSettings
@@ -26,6 +27,21 @@ def shaped_scores(rollout: Rollout, objective: ObjectiveSettings) -> Float[Tenso
         rollout.scores.clamp(-clip, clip),
         rollout.finished,
         penalty=objective.missing_eos_penalty,
+    )
+
+
+def steered_kl_coef(
+    kl_coef: float, kl: Float[Tensor, "batch time"], rollout: Rollout, objective: ObjectiveSettings
+) -> float:
+    """The price of KL after a rollout: moved towards the objective's target, if it has one."""
+    if objective.kl_target is None:
+        return kl_coef
+    return adapt_kl_coef(
+        kl_coef,
+        float(response_sum(kl, rollout.mask).mean()),
+        target=objective.kl_target,
+        horizon=objective.kl_horizon,
+        num_samples=len(rollout.scores),
     )
 
 

@@ -11,6 +11,7 @@ from rlhf_forge.backbone.adapter_files import AdapterWeights, read_adapter
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig, LoraSpec
 from rlhf_forge.backbone.loading import content_fingerprint, load_base
+from rlhf_forge.backbone.scalar_head import HeadWeights
 from rlhf_forge.data.module import PreferenceDataModule
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.errors import UserError
@@ -108,20 +109,23 @@ def add_ppo_roles(
     *,
     precision: str,
     sft: str | None,
-    reward: str,
+    reward: str | None,
+    reward_weight: float = 1.0,
     critic: bool,
     seed: int,
 ) -> dict[str, str]:
     """Policy, reference, reward and, with a critic, value, from their parents.
 
-    The policy starts as a copy of the reference, and the critic as a copy of the reward model.
+    The policy starts as a copy of the reference, and the critic as a copy of the reward model, in
+    the units of the rewards. Without one the critic is a copy of the reference that foresees 0.
 
     Args:
         backbone: Without roles.
         expected: What the parents must fit.
         precision: Of the base, for the parents' golden values.
         sft: Artefact of the reference; None: the reference is the bare base.
-        reward: Artefact of the reward model.
+        reward: Artefact of the reward model; None: the role is not added.
+        reward_weight: What its scores are multiplied by to be rewards.
         critic: Whether there is one.
         seed: Of the policy's adapter, where there is no SFT adapter to copy.
 
@@ -131,15 +135,20 @@ def add_ppo_roles(
     Raises:
         UserError: If a parent is missing or does not fit.
     """
-    manifest, scorer = read_parent(reward, expected, stage="reward", lora=backbone.lora)
-    parents, policy = add_reference(backbone, expected, precision=precision, sft=sft, seed=seed)
-    require_its_reference(scorer, manifest, parents.get("sft"), where=reward)
-    backbone.add_role("reward", scorer, trainable=False)
-    require_golden(backbone, "reward", manifest, precision=precision, where=reward)
-    backbone.add_role("policy", policy, trainable=True)
+    parents, start = add_reference(backbone, expected, precision=precision, sft=sft, seed=seed)
+    if reward is None:
+        value = replace(start, head=HeadWeights(torch.zeros(1, backbone.model.config.hidden_size)))
+    else:
+        manifest, scorer = read_parent(reward, expected, stage="reward", lora=backbone.lora)
+        require_its_reference(scorer, manifest, parents.get("sft"), where=reward)
+        backbone.add_role("reward", scorer, trainable=False)
+        require_golden(backbone, "reward", manifest, precision=precision, where=reward)
+        parents["reward"] = manifest.fingerprint
+        value = _critic(scorer, weight=reward_weight)
+    backbone.add_role("policy", start, trainable=True)
     if critic:
-        backbone.add_role("value", _critic(scorer), trainable=True)
-    return parents | {"reward": manifest.fingerprint}
+        backbone.add_role("value", value, trainable=True)
+    return parents
 
 
 def require_its_reference(
@@ -166,11 +175,16 @@ def require_its_reference(
     )
 
 
-def _critic(scorer: AdapterWeights) -> AdapterWeights:
+def _critic(scorer: AdapterWeights, *, weight: float) -> AdapterWeights:
     """A reward model as a critic starts from it: a value is of a prefix, so without the feature.
 
-    Both are centred, so what is left of the score has mean 0 where PPO starts.
+    Both are centred, so what is left of the score has mean 0 where PPO starts. Values are in the
+    units of the rewards, in which the model's scores have a weight.
     """
-    if scorer.head is None:
+    head = scorer.head
+    if head is None:
         raise UserError("the reward artefact has no head")
-    return replace(scorer, head=replace(scorer.head, likelihood=None, likelihood_mean=0.0))
+    plain = replace(head, likelihood=None, likelihood_mean=0.0)
+    return replace(
+        scorer, head=replace(plain, weight=weight * head.weight, mean=weight * head.mean)
+    )
