@@ -26,6 +26,12 @@ Given = tuple[Sequence[Conversation], Sequence[str], Sequence[dict[str, Any]]]
 given: list[Given] = []
 
 
+def columns() -> tuple[list[Any], list[Any], list[Any]]:
+    """Prompts, responses and records of all calls."""
+    prompts, responses, records = ([x for call in given for x in call[n]] for n in range(3))
+    return prompts, responses, records
+
+
 @pytest.fixture(autouse=True)
 def nothing_given() -> Iterator[None]:
     given.clear()
@@ -66,7 +72,7 @@ def test_what_a_function_is_given_lines_up_row_by_row_in_every_round_of_the_data
     assert main([*FIT, *ONLY_ME, *keys]) == 0
     assert len(given) == 5
     assert len(rows) == 5 * 8 * 2 > 2 * 30, "there is a second round of the 30 prompts"
-    prompts, responses, records = ([x for call in given for x in call[n]] for n in range(3))
+    prompts, responses, records = columns()
     for number, (_, text, record) in enumerate(rows):
         assert responses[number] == text
         assert prompts[number] == record.prompt
@@ -115,7 +121,7 @@ def test_held_out_prompts_are_scored_by_the_function_with_their_own_records(
     capsys.readouterr()
     assert main(["validate", "--config", "ppo.yaml", *ONLY_ME]) == 0
     rows = dict(line.split() for line in capsys.readouterr().out.splitlines())
-    prompts, responses, records = ([x for call in given for x in call[n]] for n in range(3))
+    prompts, responses, records = columns()
     assert len(responses) == 10
     assert [p[-1]["content"] for p in prompts] == [record["prompt"] for record in records]
     mean = sum(len(text) for text in responses) / len(responses)
