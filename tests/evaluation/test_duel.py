@@ -83,7 +83,7 @@ def test_a_judge_reads_likelihoods_of_its_own_sft_model_and_not_of_the_rival(run
     wrong = by_hand(run, fight, "policy", reference=ppo)
     found = fight.result()["models"]["policy"]["gold"]
     assert found == pytest.approx(mean(expected), abs=1e-4)
-    assert abs(mean(expected) - mean(wrong)) > 0.1, "both would give the same score here"
+    assert abs(mean(expected) - mean(wrong)) > 0.03, "both would give the same score here"
 
 
 def test_a_judge_trained_from_the_bare_base_reads_likelihoods_of_the_bare_base(
