@@ -139,13 +139,38 @@ def test_a_reference_that_is_not_the_policy_is_refused_before_the_first_step(
 ) -> None:
     read = DPOModule._reference_of
 
-    def off(self: DPOModule, *args: Any) -> Tensor:
-        return read(self, *args) + 1e-3
+    def off(self: DPOModule, *args: Any, **options: Any) -> Tensor:
+        return read(self, *args, **options) + 1e-3
 
     monkeypatch.setattr(DPOModule, "_reference_of", off)
     error, hint = told(FIT, capsys)
     assert error.startswith("self-test: an implied reward is")
     assert hint.startswith("likely causes:")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error"),
+    [
+        ("beta", "0", "model.init_args.beta must be above 0 and finite, got 0.0"),
+        ("label_smoothing", "0.5", "model.init_args.label_smoothing must be in [0, 0.5), got 0.5"),
+        ("loss", "robust", "label_smoothing must be above 0 where loss is robust, got 0.0"),
+        ("loss", "hinge", "model.init_args.loss: must be one of sigmoid, ipo, robust, got hinge"),
+        ("total_steps", "0", "model.init_args.total_steps must be 1 or more, got 0"),
+    ],
+)
+def test_a_setting_that_is_none_is_one_line(
+    key: str, value: str, error: str, after_sft: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told([*FIT, f"--model.init_args.{key}", value], capsys)[0].endswith(error)
+
+
+def test_a_run_without_validation_asks_nothing_of_held_out_pairs(
+    after_sft: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*FIT, "--trainer.limit_val_batches", "0"]) == 0
+    assert len(list((ROOT / "dpo").glob("reference-*"))) == 1
+    assert main(FIT) == 0
+    assert len(list((ROOT / "dpo").glob("reference-*"))) == 1, "that of the other is in dpo.1"
 
 
 @pytest.mark.parametrize(("word", "prefix"), [("validate", "val"), ("test", "test")])

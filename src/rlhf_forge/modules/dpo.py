@@ -1,5 +1,6 @@
 """Direct preference optimisation: the policy learns from pairs, without a reward model."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -140,11 +141,13 @@ class DPOModule(LightningModule):
         )
 
     @override
-    def on_train_start(self) -> None:
-        data = data_of(self)
-        batches = int(self.trainer.num_training_batches)
-        plan = first_round(data.stream(), self._trained_on(), self._cut, batches=batches)
-        self.train_reference = self._reference_of(self._trained_on(), plan)
+    def on_fit_start(self) -> None:
+        # Before Lightning's progress bar begins: a terminal shows one at a time.
+        pairs, batches = self._trained_on(), _whole(self.trainer.limit_train_batches)
+        plan = first_round(data_of(self).stream(), pairs, self._cut, batches=batches)
+        self.train_reference = self._reference_of(pairs, plan, bar=True)
+        if self.trainer.limit_val_batches:
+            self._read_held_out(self.trainer.limit_val_batches, bar=True)
 
     @override
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
@@ -177,7 +180,8 @@ class DPOModule(LightningModule):
 
     @override
     def on_validation_start(self) -> None:
-        self._read_held_out(self.trainer.num_val_batches)
+        if not hasattr(self, "held_out_reference"):
+            self._read_held_out(self.trainer.limit_val_batches)
 
     @override
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
@@ -185,7 +189,7 @@ class DPOModule(LightningModule):
 
     @override
     def on_test_start(self) -> None:
-        self._read_held_out(self.trainer.num_test_batches)
+        self._read_held_out(self.trainer.limit_test_batches)
 
     @override
     def test_step(self, batch: PairBatch, batch_idx: int) -> None:
@@ -214,7 +218,7 @@ class DPOModule(LightningModule):
         return self._cut(batch.mask.sum(-1).view(2, -1).amax(0).tolist())
 
     def _reference_of(
-        self, examples: list[PairExample], plan: Plan
+        self, examples: list[PairExample], plan: Plan, *, bar: bool
     ) -> Float[Tensor, "two examples"]:
         bare = self.reference == "base"
         fingerprint = fingerprint_of(
@@ -227,7 +231,7 @@ class DPOModule(LightningModule):
         )
         folder = Path(self.trainer.default_root_dir)
         return reference_log_probs(
-            self.backbone, examples, plan, fingerprint=fingerprint, folder=folder
+            self.backbone, examples, plan, fingerprint=fingerprint, folder=folder, bar=bar
         )
 
     def _check_start(self, batch: PairBatch, stats: PairStats) -> None:
@@ -237,12 +241,12 @@ class DPOModule(LightningModule):
         if first.all():
             require_untrained_loss(stats.loss.item(), self.objective.untrained)
 
-    def _read_held_out(self, batches: Sequence[int | float]) -> None:
+    def _read_held_out(self, limit: float, *, bar: bool = False) -> None:
         """What the reference makes of the held-out pairs that are asked for."""
         data = data_of(self)
         pairs = cast("list[PairExample]", data.held_out)
-        plan = in_order(pairs, self._cut, batch_size=data.batch_size, batches=int(batches[0]))
-        self.held_out_reference = self._reference_of(pairs, plan)
+        plan = in_order(pairs, self._cut, batch_size=data.batch_size, batches=_whole(limit))
+        self.held_out_reference = self._reference_of(pairs, plan, bar=bar)
 
     def _log_held_out(self, name: str, batch: PairBatch) -> None:
         count = len(batch.positions)
@@ -257,3 +261,8 @@ class DPOModule(LightningModule):
         self.log(f"{name}/loss", stats.loss, batch_size=count)
         accuracy = wins(*stats.rewards).mean()
         self.log(f"{name}/accuracy", accuracy, batch_size=count, prog_bar=True)
+
+
+def _whole(limit: float) -> int:
+    """Batches that a limit of the Trainer's allows; where that is a share, all of them."""
+    return limit if isinstance(limit, int) else sys.maxsize

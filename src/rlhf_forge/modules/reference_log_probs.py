@@ -6,7 +6,7 @@ policy that equals the reference has the same bits there, on any dtype.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from itertools import islice
 from math import ceil, nan
@@ -106,6 +106,7 @@ def reference_log_probs(
     *,
     fingerprint: str,
     folder: Path,
+    bar: bool = False,
 ) -> Float[Tensor, "two examples"]:
     """Summed log-probs of chosen and rejected responses under the role ``reference``, in nats.
 
@@ -118,6 +119,7 @@ def reference_log_probs(
         plan: Their micro-batches.
         fingerprint: Of all of these; see `fingerprint_of`.
         folder: Of the stage.
+        bar: Show how far it is, on stderr, if someone is looking.
 
     Returns:
         On the backbone's device; nan for pairs that are in no micro-batch.
@@ -132,18 +134,18 @@ def reference_log_probs(
                 continue
             show([f"reference: log-probs of pairs read from {path}"])
             return found.to(backbone.device)
-    computed = _computed(backbone, examples, plan)
+    computed = _computed(backbone, examples, _shown(plan) if bar else plan)
     write_log_probs(computed.cpu(), own, fingerprint=fingerprint)
     return computed
 
 
 @torch.no_grad()
 def _computed(
-    backbone: Backbone, examples: Sequence[PairExample], plan: Plan
+    backbone: Backbone, examples: Sequence[PairExample], plan: Iterable[list[int]]
 ) -> Float[Tensor, "two examples"]:
     found = torch.full((2, len(examples)), nan, device=backbone.device)
     met: set[int] = set()
-    for numbers in _shown(plan):
+    for numbers in plan:
         batch = collate_pairs([(number, examples[number]) for number in numbers])
         batch = PairBatch(*(part.to(backbone.device) for part in batch))
         log_probs = response_log_probs(backbone, "reference", batch)
@@ -154,10 +156,9 @@ def _computed(
     return found
 
 
-def _shown(plan: Plan) -> Iterator[list[int]]:
-    """The micro-batches, with a bar on stderr if someone is looking."""
+def _shown(plan: Plan) -> Iterable[list[int]]:
     console = Console(stderr=True)
-    yield from track(plan, "reference", console=console, disable=not console.is_terminal)
+    return track(plan, "reference", console=console, disable=not console.is_terminal)
 
 
 def _cut(batches: Sequence[list[int]], examples: Sequence[PairExample], cut: Cut) -> Plan:
