@@ -12,9 +12,6 @@ from rlhf_forge.backbone.backbone import Backbone
 
 # A token that the reference gives at least e to the minus this is no surprise.
 PLAUSIBLE = 2.0
-# Most that a token counts, in nats. Without a limit the weight is learnt on the wildest mistakes in
-# the pairs, and is then too small for those of a policy: it drew them, so they are likelier.
-LARGEST = 3.0
 
 
 def score(
@@ -82,13 +79,12 @@ def surprise(
 ) -> Float[Tensor, "batch"]:
     """The reference-likelihood feature: how implausible the reference finds a response, in nats.
 
-    ``Σ_t max(−3, min(0, log π_ref(y_t) + 2))`` over the response: tokens that the reference gives
-    less than e⁻² add up, none counts more than 3; 0 for a plausible response, negative otherwise.
-    It lets a small reward model use what the reference knows, such as facts, without learning it
-    from pairs.
+    ``Σ_t min(0, log π_ref(y_t) + 2)`` over the response: tokens that the reference gives less than
+    e⁻² add up, all others count nothing; 0 for a plausible response, negative otherwise. It lets a
+    small reward model use what the reference knows, such as facts, without learning it from pairs.
     It is no measure of quality: a plausible lie passes, and a true rarity does not.
     """
-    return torch.where(mask, (ref_log_probs + PLAUSIBLE).clamp(-LARGEST, 0.0), 0.0).sum(-1)
+    return torch.where(mask, (ref_log_probs + PLAUSIBLE).clamp_max(0.0), 0.0).sum(-1)
 
 
 def values_before(

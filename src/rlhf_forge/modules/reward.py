@@ -37,8 +37,8 @@ from rlhf_forge.modules.settings import (
     require_positive,
 )
 
-# A nat of surprise starts as a unit of score: Adam moves a single number slowly.
-LIKELIHOOD_START = 1.0
+# A nat of surprise starts as half a unit of score: Adam moves a single number slowly.
+LIKELIHOOD_START = 0.5
 
 
 class RewardModule(LightningModule):

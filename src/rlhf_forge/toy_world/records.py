@@ -16,7 +16,7 @@ from rlhf_forge.toy_world.questions import Question, Split, draw_question
 NUMBER = {
     ("demonstrations", "train"): 8000,
     ("demonstrations", "validation"): 800,
-    ("pairs", "train"): 5760,
+    ("pairs", "train"): 7040,
     ("pairs", "validation"): 1200,
     ("prompts", "train"): 4096,
     ("prompts", "validation"): 800,
