@@ -17,6 +17,9 @@ assert (base_folder("package:toy_world/base") / "model.safetensors").is_file()
 assert find_config("quickstart/sft.yaml").is_file()
 assert find_config("ppo.yaml").is_file()
 assert find_config_folder("configs/quickstart").is_dir()
+# Links in the project, files in the wheel.
+shared = (find_config(f"{folder}/sft.yaml") for folder in ("quickstart", "quickstart-compare"))
+assert len({path.read_text() for path in shared}) == 1
 assert files("rlhf_forge.data").joinpath("templates", "mistral.jinja").is_file()
 """
 
