@@ -10,7 +10,7 @@ from rlhf_forge.rollout import (
     Experience,
     Plan,
     Rollout,
-    minibatches,
+    fitting,
     plan_updates,
     score_rollout,
 )
@@ -103,14 +103,18 @@ def test_rows_of_an_experience_are_cut_to_the_longest_of_them() -> None:
     assert torch.equal(part.advantages, experience.advantages[[6, 2], :6])
 
 
-def test_minibatches_follow_the_plan() -> None:
-    experience = experience_of(scored("fp32", [list(range(8))]))
-    plan = plan_of(LENGTHS)
-    steps = list(minibatches(experience, plan))
-    assert len(steps) == 4
-    for step, rows_of_step in zip(steps, chain(*plan), strict=True):
-        for micro, rows in zip(step, rows_of_step, strict=True):
-            assert_close(vars(micro), vars(experience.rows(rows)), atol=0, rtol=0)
+def test_micro_batches_of_a_plan_stay_as_they_are_while_they_fit() -> None:
+    for minibatch in chain(*plan_of(LENGTHS, max_tokens=30)):
+        assert fitting(minibatch, LENGTHS, max_tokens=30) == minibatch
+        assert fitting(minibatch, LENGTHS, max_tokens=1000) == minibatch
+
+
+def test_larger_ones_are_cut_anew_of_the_same_rows() -> None:
+    for minibatch in chain(*plan_of(LENGTHS, max_tokens=1000)):
+        smaller = fitting(minibatch, LENGTHS, max_tokens=15)
+        assert sorted(chain(*smaller)) == sorted(chain(*minibatch))
+        assert all(len(rows) * max(LENGTHS[row] for row in rows) <= 15 for rows in smaller)
+        assert all(len(rows) == 1 for rows in fitting(minibatch, LENGTHS, max_tokens=1))
 
 
 # -- scoring -----------------------------------------------------------------------------------
@@ -129,8 +133,8 @@ def test_the_first_epoch_sees_the_rollouts_numbers_bit_for_bit(
         backbone, TOKENS, MASK, FINISHED, batches=first_epoch, temperature=TEMPERATURE
     )
     assert torch.equal(rollout.log_probs, rollout.ref_log_probs)
-    steps = list(minibatches(experience_of(rollout), plan))
-    for micro in chain(*steps[: len(plan[0])]):
+    experience = experience_of(rollout)
+    for micro in (experience.rows(rows) for rows in first_epoch):
         with backbone.using("policy"):
             log_probs, _ = backbone.log_probs(micro.tokens, micro.mask, temperature=TEMPERATURE)
         assert log_probs.requires_grad

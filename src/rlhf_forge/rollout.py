@@ -6,7 +6,7 @@ token included. What a token was predicted from stands one to its left, and only
 `values_before` ever shift.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -185,8 +185,17 @@ def score_rollout(
     return rollout
 
 
-def minibatches(experience: Experience, plan: Plan) -> Iterator[list[Experience]]:
-    """The micro-batches of each optimiser step, epoch after epoch."""
-    for epoch in plan:
-        for minibatch in epoch:
-            yield [experience.rows(rows) for rows in minibatch]
+def fitting(
+    minibatch: list[list[int]], lengths: Sequence[int], *, max_tokens: int
+) -> list[list[int]]:
+    """Micro-batches of a plan as they are; cut anew if they are larger than is allowed by now.
+
+    Args:
+        minibatch: For each micro-batch its row numbers.
+        lengths: Tokens of each row.
+        max_tokens: Padded tokens of one micro-batch, if it is no single row.
+    """
+    sizes = [len(rows) * max(lengths[row] for row in rows) for rows in minibatch if len(rows) > 1]
+    if max(sizes, default=0) <= max_tokens:
+        return minibatch
+    return _cut([row for rows in minibatch for row in rows], lengths, max_tokens)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.modules.ppo_update import PolicyTerms, UpdateStats, accumulate
 from rlhf_forge.modules.settings import Aggregation, UpdateSettings
-from rlhf_forge.rollout import Experience, minibatches, plan_updates, score_rollout
+from rlhf_forge.rollout import Experience, plan_updates, score_rollout
 from tests import tiny
 
 TOKENS = tiny.rows(9, 14, 6, 11)
@@ -99,7 +99,7 @@ def test_the_first_minibatch_has_ratio_one_and_no_kl(precision: str) -> None:
     zeros = torch.zeros(TOKENS.shape)
     learnt = MASK & torch.tensor([True, False, True, False]).unsqueeze(1)
     experience = Experience.of(rollout, learnt, zeros + 1, zeros)
-    first = next(iter(minibatches(experience, plan)))
+    first = [experience.rows(rows) for rows in plan[0][0]]
     terms = replace(TERMS, temperature=1.0)
     stats = accumulate(backbone, first, SETTINGS, terms, backward=torch.autograd.backward)
     assert stats.ratio_max == 1.0

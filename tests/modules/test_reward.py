@@ -164,7 +164,7 @@ def test_no_more_prompts_than_calibration_samples_are_answered(
         seen.extend(list(request.prompt) for request in requests)
         return generate(backbone, requests, *args, **options)
 
-    monkeypatch.setattr("rlhf_forge.modules.reward.generate", counted)
+    monkeypatch.setattr("rlhf_forge.modules.responses.generate", counted)
     module.calibrate()
     assert seen == prompts()[:2]
 

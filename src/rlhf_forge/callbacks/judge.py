@@ -7,9 +7,9 @@ from typing_extensions import override
 
 from rlhf_forge.evaluation.judges import judge, load_function
 from rlhf_forge.evaluation.statistics import mean_of
-from rlhf_forge.generation.decode import Request, generate
+from rlhf_forge.generation.decode import Request
 from rlhf_forge.modules.ppo import PPOModule
-from rlhf_forge.modules.responses import HELD_OUT
+from rlhf_forge.modules.responses import HELD_OUT, generated
 
 
 class Judge(Callback):
@@ -41,10 +41,7 @@ class Judge(Callback):
             Request(prompt, module.role, (module.seed, HELD_OUT, row))
             for row, prompt in enumerate(prompts)
         ]
-        eos_ids = module.template.eos_ids
-        responses = generate(
-            module.backbone, requests, module.sampling, eos_ids, max_rows=module.max_rows
-        )
+        responses = generated(module, requests)
         verdict = judge(
             self.function,
             [example.record.prompt for example in examples],

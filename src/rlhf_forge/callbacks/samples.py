@@ -8,9 +8,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
-from rlhf_forge.generation.decode import Request, generate
+from rlhf_forge.generation.decode import Request
 from rlhf_forge.modules.ppo import PPOModule
-from rlhf_forge.modules.responses import HELD_OUT
+from rlhf_forge.modules.responses import HELD_OUT, generated
 
 
 class SampleWriter(Callback):
@@ -63,14 +63,7 @@ def _answers(module: PPOModule, records: list[Any], role: str) -> list[str]:
         Request(module.template.prompt(record.prompt), role, (module.seed, HELD_OUT, row))
         for row, record in enumerate(records)
     ]
-    responses = generate(
-        module.backbone,
-        requests,
-        module.sampling,
-        module.template.eos_ids,
-        max_rows=module.max_rows,
-    )
-    return [module.template.decode(response.tokens) for response in responses]
+    return [module.template.decode(r.tokens) for r in generated(module, requests)]
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

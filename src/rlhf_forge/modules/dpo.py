@@ -1,7 +1,8 @@
 """Direct preference optimisation: the policy learns from pairs, without a reward model."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,8 +22,10 @@ from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_tensors
 from rlhf_forge.modules.checks import require_untrained_loss, require_untrained_rewards
 from rlhf_forge.modules.dpo_update import Loss, PairStats, PreferenceLoss, accumulate
-from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
+from rlhf_forge.modules.memory import keep_sizes, restore_sizes, within_memory
+from rlhf_forge.modules.optimisation import Step, adamw, apply_gradients, step_scheduler
 from rlhf_forge.modules.reference_log_probs import (
+    Cut,
     Plan,
     fingerprint_of,
     first_round,
@@ -102,6 +105,7 @@ class DPOModule(LightningModule):
         self.max_rows = max_rows
         self.seed = seed
         self.parents: dict[str, str] = {}
+        self.reference_sizes: dict[str, int] = {}
         self.backbone: Backbone
         self.expected: Expected
         self.template: ChatTemplate
@@ -144,24 +148,19 @@ class DPOModule(LightningModule):
     def on_fit_start(self) -> None:
         # Before Lightning's progress bar begins: a terminal shows one at a time.
         pairs, batches = self._trained_on(), _whole(self.trainer.limit_train_batches)
-        plan = first_round(data_of(self).stream(), pairs, self._cut, batches=batches)
-        self.train_reference = self._reference_of(pairs, plan, bar=True)
+        plan = partial(first_round, data_of(self).stream(), pairs, batches=batches)
+        self.train_reference = self._reference_of("train", pairs, plan, bar=True)
         if self.trainer.limit_val_batches:
             self._read_held_out(self.trainer.limit_val_batches, bar=True)
 
     @override
-    def training_step(self, batch: PairBatch, batch_idx: int) -> None:
+    def training_step(self, batch: PairBatch, batch_idx: int) -> dict[str, list[Step]]:
         at = data_of(self).stream().example_at
         reference = self.train_reference[:, [at(p) for p in batch.positions.tolist()]]
-        stats = accumulate(
-            self.backbone,
-            batch,
-            reference,
-            self.objective,
-            cuts=self._cuts(batch),
-            backward=self.manual_backward,
-        )
-        if self.trainer.fit_loop.epoch_loop.total_batch_idx == 0:
+        stats = self._accumulate(batch, reference, self.manual_backward)
+        # Where memory ran out in the first step the two are equal but for rounding: not checked.
+        same_cuts = self.micro_batch_tokens == self.reference_sizes["train"]
+        if self.trainer.fit_loop.epoch_loop.total_batch_idx == 0 and same_cuts:
             self._check_start(batch, stats)
         step = apply_gradients(
             self,
@@ -177,6 +176,7 @@ class DPOModule(LightningModule):
         self.log("dpo/chosen_log_ratio", stats.log_ratios[0].mean())
         self.log("dpo/grad_norm", step.norms["policy"])
         self.log("dpo/skipped", float(not step.taken))
+        return {"steps": [step]}
 
     @override
     def on_validation_start(self) -> None:
@@ -202,37 +202,62 @@ class DPOModule(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         keep_trainable(checkpoint, self.backbone)
+        keep_sizes(checkpoint, self)
+        checkpoint["reference_sizes"] = dict(self.reference_sizes)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         require_same_tensors(checkpoint, self.backbone)
+        restore_sizes(checkpoint, self)
+        if self.trainer.state.fn == "fit":
+            self.reference_sizes = checkpoint.get("reference_sizes", {})
 
     def _trained_on(self) -> list[PairExample]:
         return cast("list[PairExample]", data_of(self).train.examples)
 
-    def _cut(self, lengths: list[int]) -> list[list[int]]:
-        """Pairs by their longer side; each pair is two rows of the forward."""
-        return micro_batches(lengths, max_tokens=max(1, self.micro_batch_tokens // 2))
-
-    def _cuts(self, batch: PairBatch) -> list[list[int]]:
-        return self._cut(batch.mask.sum(-1).view(2, -1).amax(0).tolist())
+    def _accumulate(
+        self,
+        batch: PairBatch,
+        reference: Float[Tensor, "two pairs"],
+        backward: Callable[[Tensor], object],
+    ) -> PairStats:
+        return within_memory(
+            self,
+            lambda: _cut(batch.mask.sum(-1).view(2, -1).amax(0).tolist(), self.micro_batch_tokens),
+            lambda cuts: accumulate(
+                self.backbone, batch, reference, self.objective, cuts=cuts, backward=backward
+            ),
+        )
 
     def _reference_of(
-        self, examples: list[PairExample], plan: Plan, *, bar: bool
+        self, name: str, examples: list[PairExample], plan: Callable[[Cut], Plan], *, bar: bool
     ) -> Float[Tensor, "two examples"]:
+        """What the reference makes of the examples, in micro-batches as they were at first."""
+
+        def cut(lengths: list[int]) -> list[list[int]]:
+            return _cut(lengths, self.reference_sizes.get(name, self.micro_batch_tokens))
+
         bare = self.reference == "base"
-        fingerprint = fingerprint_of(
+        fingerprint = partial(
+            fingerprint_of,
             examples,
-            plan,
             adapter=None if bare else self.backbone.weights_of("reference"),
             expected=self.expected,
             precision=self.backbone_config.precision,
             device=self.backbone.device,
         )
-        folder = Path(self.trainer.default_root_dir)
-        return reference_log_probs(
-            self.backbone, examples, plan, fingerprint=fingerprint, folder=folder, bar=bar
+        ask = partial(
+            reference_log_probs,
+            self.backbone,
+            examples,
+            folder=Path(self.trainer.default_root_dir),
+            bar=bar,
         )
+        found = within_memory(
+            self, lambda: plan(cut), lambda cuts: ask(cuts, fingerprint=fingerprint(cuts))
+        )
+        self.reference_sizes.setdefault(name, self.micro_batch_tokens)
+        return found
 
     def _check_start(self, batch: PairBatch, stats: PairStats) -> None:
         """Before the first step; a pair met twice in it is known to the last bit but once."""
@@ -245,22 +270,22 @@ class DPOModule(LightningModule):
         """What the reference makes of the held-out pairs that are asked for."""
         data = data_of(self)
         pairs = cast("list[PairExample]", data.held_out)
-        plan = in_order(pairs, self._cut, batch_size=data.batch_size, batches=_whole(limit))
-        self.held_out_reference = self._reference_of(pairs, plan, bar=bar)
+        batches = _whole(limit)
+        plan = partial(in_order, pairs, batch_size=data.batch_size, batches=batches)
+        self.held_out_reference = self._reference_of("held out", pairs, plan, bar=bar)
 
     def _log_held_out(self, name: str, batch: PairBatch) -> None:
         count = len(batch.positions)
-        stats = accumulate(
-            self.backbone,
-            batch,
-            self.held_out_reference[:, batch.positions],
-            self.objective,
-            cuts=self._cuts(batch),
-            backward=lambda loss: None,
-        )
+        reference = self.held_out_reference[:, batch.positions]
+        stats = self._accumulate(batch, reference, lambda loss: None)
         self.log(f"{name}/loss", stats.loss, batch_size=count)
         accuracy = wins(*stats.rewards).mean()
         self.log(f"{name}/accuracy", accuracy, batch_size=count, prog_bar=True)
+
+
+def _cut(lengths: list[int], max_tokens: int) -> list[list[int]]:
+    """Pairs by their longer side; each pair is two rows of the forward."""
+    return micro_batches(lengths, max_tokens=max(1, max_tokens // 2))
 
 
 def _whole(limit: float) -> int:

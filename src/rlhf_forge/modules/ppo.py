@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule
@@ -17,6 +19,7 @@ from typing_extensions import override
 from rlhf_forge.artefact import Expected
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
+from rlhf_forge.backbone.scoring import row_ends
 from rlhf_forge.data.collate import PromptBatch
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import Example
@@ -26,7 +29,14 @@ from rlhf_forge.functional.kl import kl_estimate
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_tensors
 from rlhf_forge.modules.checks import require_unit_ratio, require_zero_kl, warn_if_cutting_pays
-from rlhf_forge.modules.optimisation import adamw, apply_gradients, drop_gradients, step_scheduler
+from rlhf_forge.modules.memory import Cuts, keep_sizes, restore_sizes, within_memory
+from rlhf_forge.modules.optimisation import (
+    Step,
+    adamw,
+    apply_gradients,
+    drop_gradients,
+    step_scheduler,
+)
 from rlhf_forge.modules.ppo_estimators import (
     estimate_advantages,
     learnt_tokens,
@@ -53,7 +63,7 @@ from rlhf_forge.modules.settings import (
     require_positive,
 )
 from rlhf_forge.reward_terms import RewardTerm, terms_of
-from rlhf_forge.rollout import Experience, Plan, minibatches
+from rlhf_forge.rollout import Experience, Plan, fitting
 
 
 class PPOModule(LightningModule):
@@ -114,7 +124,7 @@ class PPOModule(LightningModule):
         self.update_settings = updates
         self.seed = seed
         self.sampling = Sampling(rollout.temperature, max_new_tokens=rollout.max_new_tokens)
-        self.max_rows = rollout.max_rows
+        self.max_rows, self.micro_batch_tokens = rollout.max_rows, updates.micro_batch_tokens
         self.responses_per_prompt = rollout.responses_per_prompt
         self.kl_coef = objective.kl_coef
         self.seconds: dict[str, float] = {}
@@ -129,7 +139,7 @@ class PPOModule(LightningModule):
         return data_of(self).held_out
 
     @override
-    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, list[Step]]:
         settings = self.update_settings
         with self.timed("rollout"):
             rollout, plan = collect(self, batch)
@@ -161,6 +171,7 @@ class PPOModule(LightningModule):
         self.log("score", metrics["objective/score"], prog_bar=True, logger=False)
         self.log("kl", metrics["objective/kl"], prog_bar=True, logger=False)
         self.kl_coef = steered_kl_coef(self.kl_coef, kl, rollout, self.objective)
+        return {"steps": [Step(u.grad_norms, u.taken) for u in updates if u.grad_norms]}
 
     def learn(self, experience: Experience, plan: Plan) -> list[UpdateStats]:
         """All optimiser steps of one rollout; stops where the policy has moved too far.
@@ -175,13 +186,17 @@ class PPOModule(LightningModule):
             kl_coef=self.kl_coef if self.objective.kl_in == "loss" else 0.0,
             trained=self.iteration >= settings.value_warmup_iterations,
         )
+        lengths, scored_by = row_ends(experience.mask), self.micro_batch_tokens
         updates: list[UpdateStats] = []
-        for number, minibatch in enumerate(minibatches(experience, plan)):
-            stats = accumulate(
-                self.backbone, minibatch, settings, terms, backward=self.manual_backward
+        for minibatch in chain.from_iterable(plan):
+            stats = within_memory(
+                self,
+                partial(self._cuts, minibatch, lengths),
+                partial(self._accumulate, experience, terms),
             )
-            if number == 0:
-                require_unit_ratio(stats.ratio_max, stats.approx_kl)
+            if not updates:
+                same = self.micro_batch_tokens == scored_by
+                require_unit_ratio(stats.ratio_max, stats.approx_kl, same_cuts=same)
             if settings.target_kl is not None and stats.approx_kl > settings.target_kl:
                 drop_gradients(self)
                 updates.append(stats)
@@ -236,11 +251,13 @@ class PPOModule(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         keep_trainable(checkpoint, self.backbone)
+        keep_sizes(checkpoint, self)
         checkpoint["kl_coef"] = self.kl_coef
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         require_same_tensors(checkpoint, self.backbone)
+        restore_sizes(checkpoint, self)
         self.kl_coef = checkpoint["kl_coef"]
 
     @property
@@ -252,6 +269,14 @@ class PPOModule(LightningModule):
     def iteration(self) -> int:
         """Number of the running iteration, from 0, across resumes."""
         return self.trainer.fit_loop.epoch_loop.total_batch_idx
+
+    def _cuts(self, minibatch: list[list[int]], lengths: list[int]) -> list[list[int]]:
+        return fitting(minibatch, lengths, max_tokens=self.micro_batch_tokens)
+
+    def _accumulate(self, experience: Experience, terms: PolicyTerms, cuts: Cuts) -> UpdateStats:
+        micro = [experience.rows(rows) for rows in cuts]
+        settings, backward = self.update_settings, self.manual_backward
+        return accumulate(self.backbone, micro, settings, terms, backward=backward)
 
     def _log_held_out(self, name: str, batch: PromptBatch) -> None:
         metrics = objective_metrics(collect_held_out(self, batch))

@@ -1,7 +1,9 @@
 """The first half of an iteration of PPO: from prompts to responses, and to what they are worth."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from jaxtyping import Bool, Int
@@ -12,6 +14,7 @@ from rlhf_forge.data.collate import PromptBatch, micro_batches
 from rlhf_forge.data.records import Record
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.evaluation.rewards import Asked
+from rlhf_forge.modules.memory import Cuts, within_memory
 from rlhf_forge.modules.responses import HELD_OUT, sample
 from rlhf_forge.modules.roles import data_of
 from rlhf_forge.rollout import Plan, Rollout, plan_updates, score_rollout
@@ -32,31 +35,27 @@ def collect(module: "PPOModule", batch: PromptBatch) -> tuple[Rollout, Plan]:
     Raises:
         UserError: If a function of the reward gives no scores.
     """
-    each, settings = module.responses_per_prompt, module.update_settings
+    each = module.responses_per_prompt
     with module.timed("generate"):
         sampled = sample(module, batch, iteration=module.iteration, each=each)
-    plan = plan_updates(
-        row_ends(sampled[1]),
-        epochs=settings.ppo_epochs,
-        minibatch_size=settings.minibatch_size,
-        max_tokens=settings.micro_batch_tokens,
-        seed=module.seed,
-        iteration=module.iteration,
-    )
     record_at = data_of(module).record_at
     records = [record_at(place) for place in batch.positions.tolist() for _ in range(each)]
-    first_epoch = [rows for minibatch in plan[0] for rows in minibatch]
+    plan = partial(_plan, module, row_ends(sampled[1]))
     with module.timed("score"):
-        return scored(module, sampled, records, first_epoch), plan
+        rollout = scored(module, sampled, records, lambda: [*chain.from_iterable(plan()[0])])
+    return rollout, plan()
 
 
 def collect_held_out(module: "PPOModule", batch: PromptBatch) -> Rollout:
     """One response to each held-out prompt, scored as those that are learnt from."""
     sampled = sample(module, batch, iteration=HELD_OUT)
     records = [module.held_out[place].record for place in batch.positions.tolist()]
-    max_tokens = module.update_settings.micro_batch_tokens
+    lengths = row_ends(sampled[1])
     return scored(
-        module, sampled, records, micro_batches(row_ends(sampled[1]), max_tokens=max_tokens)
+        module,
+        sampled,
+        records,
+        lambda: micro_batches(lengths, max_tokens=module.micro_batch_tokens),
     )
 
 
@@ -64,7 +63,7 @@ def scored(
     module: "PPOModule",
     sampled: Sampled,
     records: Sequence[Record],
-    batches: Sequence[Sequence[int]],
+    cut: Callable[[], Cuts],
 ) -> Rollout:
     """Responses with what every role makes of them, and the scores that PPO maximises.
 
@@ -72,16 +71,35 @@ def scored(
         module: With the roles of `score_rollout`.
         sampled: The responses.
         records: What each of them answers.
-        batches: Rows scored together by the roles; a function of the reward is given all at once.
+        cut: Gives the rows that the roles score together, by the module's present size; a function
+            of the reward is given all at once, and once.
     """
     temperature = module.sampling.temperature
-    rollout = score_rollout(module.backbone, *sampled, batches=batches, temperature=temperature)
+    rollout = within_memory(
+        module,
+        cut,
+        lambda cuts: score_rollout(
+            module.backbone, *sampled, batches=cuts, temperature=temperature
+        ),
+    )
     scores = module.reward.scores(
         rollout.scores,
         lambda: asked_of(rollout, records, module.template),
         when=f"iteration {module.iteration}",
     )
     return replace(rollout, scores=scores)
+
+
+def _plan(module: "PPOModule", lengths: Sequence[int]) -> Plan:
+    """Of the iteration's updates, in micro-batches of the module's present size."""
+    return plan_updates(
+        lengths,
+        epochs=module.update_settings.ppo_epochs,
+        minibatch_size=module.update_settings.minibatch_size,
+        max_tokens=module.micro_batch_tokens,
+        seed=module.seed,
+        iteration=module.iteration,
+    )
 
 
 def asked_of(rollout: Rollout, records: Sequence[Record], template: ChatTemplate) -> Asked:

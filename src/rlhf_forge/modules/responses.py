@@ -14,20 +14,25 @@ from rlhf_forge.data.tokenize import Example
 from rlhf_forge.generation.decode import Request, Response, generate
 from rlhf_forge.generation.rows import join
 from rlhf_forge.generation.sampler import Sampling
+from rlhf_forge.modules.memory import Sized, within_rows
 
 # Held-out responses are drawn under an iteration number that no training step reaches.
 HELD_OUT = 2**31
 
 
-class Responder(Protocol):
-    """What a module must have to answer prompts."""
+class Generator(Sized, Protocol):
+    """What a module must have to generate."""
 
     backbone: Backbone
     sampling: Sampling
+    template: ChatTemplate
+
+
+class Responder(Generator, Protocol):
+    """What a module must have to answer prompts."""
+
     seed: int
     role: str
-    max_rows: int
-    template: ChatTemplate
 
     @property
     def held_out(self) -> Sequence[Example]:
@@ -53,13 +58,19 @@ def respond(
         for prompt, position in zip(rows_of(batch), positions, strict=True)
         for place in range(each)
     ]
-    return generate(
-        module.backbone,
-        requests,
-        module.sampling,
-        module.template.eos_ids,
-        max_rows=module.max_rows,
-    )
+    return generated(module, requests)
+
+
+def generated(module: Generator, requests: Sequence[Request]) -> list[Response]:
+    """Responses as the module samples, ``max_rows`` at once, or fewer if memory runs out."""
+    eos_ids = module.template.eos_ids
+
+    def attempt() -> list[Response]:
+        return generate(
+            module.backbone, requests, module.sampling, eos_ids, max_rows=module.max_rows
+        )
+
+    return within_rows(module, len(requests), attempt)
 
 
 def sample(

@@ -1,5 +1,6 @@
 """The reward model: one number an answer, fitted to which of two answers people preferred."""
 
+from functools import partial
 from math import inf
 from typing import Any, Literal
 
@@ -16,13 +17,14 @@ from rlhf_forge.backbone.scoring import score
 from rlhf_forge.data.collate import PairBatch, micro_batches, take
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.functional.losses import bradley_terry_loss
-from rlhf_forge.generation.decode import Request, generate
+from rlhf_forge.generation.decode import Request
 from rlhf_forge.generation.rows import join
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.calibration import LEAST_RESPONSES, require_enough_held_out, scale_on
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_tensors
-from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
-from rlhf_forge.modules.responses import HELD_OUT
+from rlhf_forge.modules.memory import Cuts, keep_sizes, restore_sizes, within_memory
+from rlhf_forge.modules.optimisation import Step, adamw, apply_gradients, step_scheduler
+from rlhf_forge.modules.responses import HELD_OUT, generated
 from rlhf_forge.modules.roles import (
     add_reference,
     data_of,
@@ -146,14 +148,11 @@ class RewardModule(LightningModule):
         )
 
     @override
-    def training_step(self, batch: PairBatch, batch_idx: int) -> None:
+    def training_step(self, batch: PairBatch, batch_idx: int) -> dict[str, list[Step]]:
         num_pairs = len(batch.positions)
-        totals = torch.zeros(2, device=self.device)
-        for rows in self._cuts(batch):
-            chosen, rejected = self._scores(take(batch, rows))
-            loss = self._loss(chosen, rejected, num_pairs)
-            self.manual_backward(loss)
-            totals += torch.stack([loss.detach(), wins(chosen, rejected).sum() / num_pairs])
+        totals = within_memory(
+            self, partial(self._cuts, batch), partial(self._accumulate, batch, num_pairs)
+        )
         step = apply_gradients(
             self,
             {"reward": self.backbone.parameters_of("reward")},
@@ -164,6 +163,7 @@ class RewardModule(LightningModule):
         self.log("reward/accuracy", totals[1], prog_bar=True)
         self.log("reward/grad_norm", step.norms["reward"])
         self.log("reward/skipped", float(not step.taken))
+        return {"steps": [step]}
 
     @override
     def validation_step(self, batch: PairBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -191,20 +191,29 @@ class RewardModule(LightningModule):
             Request(prompt, "reference", (self.seed, HELD_OUT, row))
             for row, prompt in enumerate(prompts)
         ]
-        eos_ids = self.template.eos_ids
-        responses = generate(
-            self.backbone, requests, self.sampling, eos_ids, max_rows=self.max_rows
-        )
+        responses = generated(self, requests)
         tokens, mask = join(prompts, responses, self.backbone.device)
         scale_on(self.backbone, tokens, mask, max_tokens=self.micro_batch_tokens)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         keep_trainable(checkpoint, self.backbone)
+        keep_sizes(checkpoint, self)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         require_same_tensors(checkpoint, self.backbone)
+        restore_sizes(checkpoint, self)
+
+    def _accumulate(self, batch: PairBatch, num_pairs: int, cuts: Cuts) -> Tensor:
+        """Gradients of the batch, micro-batch by micro-batch, and its loss and accuracy."""
+        totals = torch.zeros(2, device=self.device)
+        for rows in cuts:
+            chosen, rejected = self._scores(take(batch, rows))
+            loss = self._loss(chosen, rejected, num_pairs)
+            self.manual_backward(loss)
+            totals += torch.stack([loss.detach(), wins(chosen, rejected).sum() / num_pairs])
+        return totals
 
     def _cuts(self, batch: PairBatch) -> list[list[int]]:
         """Pairs by their longer side; each pair is two rows of the forward."""
@@ -234,10 +243,13 @@ class RewardModule(LightningModule):
         return scores
 
     def _held_out_scores(self, batch: PairBatch) -> dict[str, Tensor]:
-        count = len(batch.positions)
-        scores = torch.empty(2, count, device=self.device)
-        for rows in self._cuts(batch):
-            scores[:, rows] = torch.stack(self._scores(take(batch, rows)))
+        scores = torch.empty(2, len(batch.positions), device=self.device)
+
+        def fill(cuts: Cuts) -> None:
+            for rows in cuts:
+                scores[:, rows] = torch.stack(self._scores(take(batch, rows)))
+
+        within_memory(self, partial(self._cuts, batch), fill)
         return {"chosen": scores[0], "rejected": scores[1]}
 
 

@@ -1,6 +1,7 @@
 """Supervised fine-tuning: the policy learns to continue as the demonstrations do."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from rlhf_forge.data.tokenize import Example
 from rlhf_forge.functional.losses import sft_loss
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_tensors
-from rlhf_forge.modules.optimisation import adamw, apply_gradients, step_scheduler
+from rlhf_forge.modules.memory import Cuts, keep_sizes, restore_sizes, within_memory
+from rlhf_forge.modules.optimisation import Step, adamw, apply_gradients, step_scheduler
 from rlhf_forge.modules.responses import held_out_answers
 from rlhf_forge.modules.roles import data_of, expected_of, open_backbone, template_of
 from rlhf_forge.modules.settings import OptimizerSettings, require_positive
@@ -99,14 +101,11 @@ class SFTModule(LightningModule):
         )
 
     @override
-    def training_step(self, batch: SequenceBatch, batch_idx: int) -> None:
+    def training_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, list[Step]]:
         num_tokens = int(batch.targets.sum())
-        loss = torch.zeros((), device=self.device)
-        for rows in self._cuts(batch):
-            part = take(batch, rows)
-            micro_loss = self._loss(part, num_tokens)
-            self.manual_backward(micro_loss)
-            loss += micro_loss.detach()
+        loss = within_memory(
+            self, partial(self._cuts, batch), partial(self._accumulate, batch, num_tokens)
+        )
         step = apply_gradients(
             self,
             {"policy": self.backbone.parameters_of("policy")},
@@ -117,6 +116,7 @@ class SFTModule(LightningModule):
         self.log("sft/grad_norm", step.norms["policy"])
         self.log("sft/tokens", float(num_tokens))
         self.log("sft/skipped", float(not step.taken))
+        return {"steps": [step]}
 
     @override
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
@@ -133,10 +133,21 @@ class SFTModule(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         keep_trainable(checkpoint, self.backbone)
+        keep_sizes(checkpoint, self)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         require_same_tensors(checkpoint, self.backbone)
+        restore_sizes(checkpoint, self)
+
+    def _accumulate(self, batch: SequenceBatch, num_tokens: int, cuts: Cuts) -> Tensor:
+        """Gradients of the batch, micro-batch by micro-batch, and its loss."""
+        loss = torch.zeros((), device=self.device)
+        for rows in cuts:
+            micro_loss = self._loss(take(batch, rows), num_tokens)
+            self.manual_backward(micro_loss)
+            loss += micro_loss.detach()
+        return loss
 
     def _cuts(self, batch: SequenceBatch) -> list[list[int]]:
         return micro_batches(batch.mask.sum(-1).tolist(), max_tokens=self.micro_batch_tokens)
@@ -148,7 +159,10 @@ class SFTModule(LightningModule):
 
     def _log_held_out(self, name: str, batch: SequenceBatch) -> None:
         num_tokens = int(batch.targets.sum())
-        parts = [take(batch, rows) for rows in self._cuts(batch)]
-        loss = torch.stack([self._loss(part, num_tokens) for part in parts]).sum()
+        losses = within_memory(
+            self,
+            partial(self._cuts, batch),
+            lambda cuts: torch.stack([self._loss(take(batch, rows), num_tokens) for rows in cuts]),
+        )
         # Weighted by tokens, so the mean over batches is the mean over tokens.
-        self.log(name, loss, batch_size=num_tokens, prog_bar=True)
+        self.log(name, losses.sum(), batch_size=num_tokens, prog_bar=True)

@@ -1,0 +1,111 @@
+"""Less at once where the GPU's memory is full, and the same result."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+
+from rlhf_forge.errors import UserError
+
+T = TypeVar("T")
+# For each micro-batch its rows.
+Cuts = list[list[int]]
+
+
+class Sized(Protocol):
+    """What a module must have: sizes that may become smaller, and are kept in its checkpoint."""
+
+    micro_batch_tokens: int
+    max_rows: int
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+
+
+def within_memory(module: Sized, cut: Callable[[], Cuts], attempt: Callable[[Cuts], T]) -> T:
+    """What is made of some rows, micro-batch by micro-batch; of smaller ones if memory runs out.
+
+    A failed attempt counts for nothing: its gradients are dropped, and the next one begins with the
+    first micro-batch. As losses are divided by the counts of the whole step, the result is the same
+    but for rounding.
+
+    Args:
+        module: Its ``micro_batch_tokens`` is halved, for good, until the rows are cut otherwise.
+        cut: Gives the rows of each micro-batch by the module's present size.
+        attempt: Takes them.
+
+    Raises:
+        UserError: If memory runs out with one row at a time.
+    """
+    cuts = cut()
+    while True:
+        try:
+            return attempt(cuts)
+        except torch.OutOfMemoryError:
+            pass  # the error holds what the attempt has allocated: it must be gone by now
+        module.zero_grad()
+        torch.cuda.empty_cache()
+        cuts = _smaller(module, cut, cuts)
+
+
+def within_rows(module: Sized, count: int, attempt: Callable[[], T]) -> T:
+    """What is generated, ``max_rows`` at once; fewer at once if memory runs out.
+
+    Args:
+        module: Its ``max_rows`` is halved, for good.
+        count: Of the rows in all.
+        attempt: Generates, by the module's present size.
+
+    Raises:
+        UserError: If memory runs out with one row at a time.
+    """
+    while True:
+        try:
+            return attempt()
+        except torch.OutOfMemoryError:
+            pass
+        torch.cuda.empty_cache()
+        rows = min(module.max_rows, count)
+        if rows == 1:
+            raise _full("generating one response at a time")
+        module.max_rows = rows // 2
+        _warn("max_rows", module.max_rows)
+
+
+def keep_sizes(checkpoint: dict[str, Any], module: Sized) -> None:
+    """Write the sizes down: how a step is cut decides the last bits of its result."""
+    checkpoint["sizes"] = [module.micro_batch_tokens, module.max_rows]
+
+
+def restore_sizes(checkpoint: dict[str, Any], module: Sized) -> None:
+    """Go on with the sizes that were written down; before there were any they are the config's."""
+    if "sizes" in checkpoint:
+        module.micro_batch_tokens, module.max_rows = checkpoint["sizes"]
+
+
+def _smaller(module: Sized, cut: Callable[[], Cuts], cuts: Cuts) -> Cuts:
+    """The rows cut otherwise."""
+    smaller = cuts
+    while smaller == cuts:
+        if module.micro_batch_tokens == 1 or max(map(len, cuts)) == 1:
+            raise _full("one row at a time")
+        module.micro_batch_tokens //= 2
+        smaller = cut()
+    _warn("micro_batch_tokens", module.micro_batch_tokens)
+    return smaller
+
+
+def _warn(name: str, size: int) -> None:
+    rank_zero_warn(
+        f"the GPU's memory was full: {name} is {size} from now on; set it so in the config, and no "
+        "time is lost in finding out"
+    )
+
+
+def _full(what: str) -> UserError:
+    return UserError(
+        f"the GPU's memory is full with {what}",
+        hint="lower data.max_length or max_new_tokens, set backbone.gradient_checkpointing, or "
+        "backbone.precision nf4",
+    )
