@@ -19,6 +19,7 @@ from rlhf_forge.callbacks.checkpoints import (
     IterationCheckpoint,
     require_same_run,
 )
+from rlhf_forge.callbacks.guard import DivergenceGuard
 from rlhf_forge.callbacks.predictions import PREDICTIONS
 from rlhf_forge.errors import UserError
 from rlhf_forge.fingerprint import has_finished
@@ -135,6 +136,7 @@ class ForgeCLI(ParsedStage):
                 require_enough_held_out(len(self.datamodule.held_out))
             rank_zero_only(set_aside)(self.folder)
         self.trainer.callbacks += [  # type: ignore[attr-defined]
+            DivergenceGuard(),  # before what is written down
             IterationCheckpoint(config.checkpoint_every, self.dependencies),
             ArtefactWriter(self.fingerprint),
         ]

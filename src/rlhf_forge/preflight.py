@@ -21,8 +21,9 @@ from rlhf_forge.modules.roles import read_parent, require_its_reference
 
 T = TypeVar("T")
 FLOAT32 = 4
-# A checkpoint holds each weight and Adam's two moments of it; a new one is written beside the old.
-NUMBERS_PER_WEIGHT = 3
+# A checkpoint holds each weight and Adam's two moments of it, as they are and as they were where
+# the guard would go back to; a new one is written beside the old.
+NUMBERS_PER_WEIGHT = 2 * 3
 CHECKPOINTS = 2
 
 

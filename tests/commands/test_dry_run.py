@@ -86,6 +86,8 @@ def test_a_run_writes_as_much_as_was_said(
     tensors = list(checkpoint["state_dict"].values())
     for state in checkpoint["optimizer_states"][0]["state"].values():
         tensors += [state["exp_avg"], state["exp_avg_sq"]]
+    for kept in checkpoint["callbacks"]["DivergenceGuard"]["kept"].values():
+        tensors += [kept["weight"], kept["exp_avg"], kept["exp_avg_sq"]]
     held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert said[0].checkpoint <= held < 1.1 * said[0].checkpoint, "heads are left out"
     artefact = sum(path.stat().st_size for path in (folder / "artefact").iterdir())
