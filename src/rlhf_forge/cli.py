@@ -21,6 +21,7 @@ from rlhf_forge.callbacks.checkpoints import (
 )
 from rlhf_forge.callbacks.guard import DivergenceGuard
 from rlhf_forge.callbacks.predictions import PREDICTIONS
+from rlhf_forge.callbacks.stopping import CleanStop
 from rlhf_forge.errors import UserError
 from rlhf_forge.fingerprint import has_finished
 from rlhf_forge.modules.calibration import require_enough_held_out
@@ -139,6 +140,7 @@ class ForgeCLI(ParsedStage):
             DivergenceGuard(),  # before what is written down
             IterationCheckpoint(config.checkpoint_every, self.dependencies),
             ArtefactWriter(self.fingerprint),
+            CleanStop(),
         ]
 
     @rank_zero_only

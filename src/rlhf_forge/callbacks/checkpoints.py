@@ -90,13 +90,18 @@ class IterationCheckpoint(Callback):
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if batches_done(trainer) % self.every == 0 or was_cut_short(trainer):
-            trainer.save_checkpoint(_folder(trainer) / LAST)
+            save_last(trainer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # From a checkpoint of a finished run Lightning would not go on.
         if not was_cut_short(trainer):
-            trainer.save_checkpoint(_folder(trainer) / LAST)
+            save_last(trainer)
+
+
+def save_last(trainer: Trainer) -> None:
+    """Write the run's checkpoint as it is between two steps."""
+    trainer.save_checkpoint(_folder(trainer) / LAST)
 
 
 def batches_done(trainer: Trainer) -> int:

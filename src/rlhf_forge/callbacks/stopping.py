@@ -1,0 +1,68 @@
+"""A run that is told to stop finishes its step, writes it down and leaves."""
+
+import os
+import signal
+import threading
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from rlhf_forge.callbacks.checkpoints import save_last
+
+SAID = b"\nstopping behind this step (a second Ctrl-C stops at once)\n"
+
+
+class CleanStop(Callback):
+    """Ctrl-C and SIGTERM end a run behind its running step, in PPO iteration, which is saved.
+
+    In the middle of a step there is nothing to save that a run could go on from to the same
+    weights. SIGTERM is caught by Lightning, which leaves behind the step too, but saves nothing.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.before: Any = None
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():  # only there one may
+            self.before = signal.signal(signal.SIGINT, self._ask)
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self.asked or trainer.received_sigterm:
+            save_last(trainer)
+        if self.asked:
+            raise KeyboardInterrupt
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._let_go()  # no step follows for a while, or none at all
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self.on_train_start(trainer, pl_module)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._let_go()
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if not isinstance(exception, KeyboardInterrupt):  # then Lightning ignores any further one
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+            self.before = None
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        os.write(2, SAID)  # a handler may have broken in on a write to sys.stderr
