@@ -27,7 +27,7 @@ def plain_attention(
     dropout: float = 0.0,
     **others: Any,
 ) -> tuple[Float[Tensor, "batch new heads head"], None]:
-    """Softmax attention with grouped queries; the softmax is in float32.
+    """Softmax attention with grouped queries; the softmax is in float32 or better.
 
     Args:
         module: The layer that asks; not used.
@@ -58,7 +58,8 @@ def plain_attention(
     logits = logits.view(batch, heads, new, seen)
     if attention_mask is not None:
         logits = logits + attention_mask
-    weights = logits.softmax(-1, dtype=torch.float32).to(value.dtype)
+    precise = torch.promote_types(logits.dtype, torch.float32)
+    weights = logits.softmax(-1, dtype=precise).to(value.dtype)
     mixed = weights.view(batch, kv_heads, heads // kv_heads * new, seen) @ value
     return mixed.view(batch, heads, new, head).transpose(1, 2).to(dtype), None
 

@@ -58,7 +58,7 @@ class ScalarHead(nn.Module):
 
     @override
     def forward(self, states: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows"]:
-        raw = (states.float() @ self.weight.t()).squeeze(-1)
+        raw = (states.to(self.weight.dtype) @ self.weight.t()).squeeze(-1)
         return (raw - self.mean) / self.std
 
     def weights(self) -> HeadWeights:
