@@ -12,7 +12,7 @@ from torch import Tensor
 from rlhf_forge.__main__ import main
 from rlhf_forge.callbacks import guard
 from rlhf_forge.callbacks.checkpoints import AtomicCheckpointIO
-from rlhf_forge.callbacks.guard import MOST_MISSED, DivergenceGuard
+from rlhf_forge.modules.ppo import PPOModule
 from rlhf_forge.modules.sft import SFTModule
 from tests.tiny_project import QUIET, told
 
@@ -151,15 +151,24 @@ def test_a_run_that_goes_on_does_as_it_would_have_done(dies_at: int, project: Pa
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_the_iteration_of_ppo_counts_each_of_its_steps() -> None:
-    from rlhf_forge.modules.optimisation import Step
+def test_the_steps_of_an_iteration_of_ppo_count_one_by_one(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accumulate = PPOModule._accumulate
 
-    watch = DivergenceGuard()
-    lost = Step({"policy": float("inf"), "value": 1.0}, False)
+    def spoilt(self: PPOModule, *arguments: Any) -> Any:
+        stats = accumulate(self, *arguments)
+        if self.iteration == 1:
+            for p in self.backbone.parameters_of("value"):
+                assert p.grad is not None
+                p.grad.fill_(float("inf"))
+        return stats
 
-    def goes_back(*_: Any) -> None:
-        raise KilledError
-
-    watch._go_back = goes_back  # type: ignore[assignment, method-assign]
-    with pytest.raises(KilledError):
-        watch.on_train_batch_end(None, None, {"steps": [lost] * MOST_MISSED})  # type: ignore[arg-type]
+    monkeypatch.setattr(PPOModule, "_accumulate", spoilt)
+    fit = ["fit", "--config", "ppo.yaml", "--trainer.limit_val_batches", "0"]
+    with pytest.warns(UserWarning, match="half the learning rates") as caught:
+        assert main([*fit, "--model.init_args.updates.ppo_epochs", "3"]) == 0
+    assert str(caught[-1].message) == (
+        "iteration 1: 3 optimiser steps in a row had a gradient that is not finite (of value): "
+        "back to iteration 0, and on with half the learning rates"
+    )
