@@ -97,8 +97,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         f"`python benchmarks/compare.py` on {platform.machine()}, {os.cpu_count()} cores, "
         f"{rows[0]['threads']} threads. All four start from the same SFT model of a seed; PPO, "
         "RLOO and GRPO sample equally many responses and ask the same reward model, DPO reads that "
-        "model's pairs once. Learning rates were not tuned for each. Gold, accuracy, KL (nats per "
-        f"response, from SFT) and length (tokens) are of {number} held-out prompts sampled at "
+        "model's pairs once. RLOO and GRPO have PPO's learning rate, tuned for PPO; DPO's is the "
+        "better of two that were tried on one seed. Gold, accuracy, KL (nats per response, from "
+        f"SFT) and length (tokens) are of {number} held-out prompts sampled at "
         "temperature 1; a gain is over SFT, paired by prompt. Seconds are those of the policy's "
         "own stage.",
         "",
