@@ -23,15 +23,15 @@ def pair(length: int, *, seed: int, **fields: Any) -> PairExample:
 
 
 def test_accuracy_is_the_share_of_pairs_where_the_preferred_answer_scores_higher() -> None:
-    found = PairScores([2.0, 0.0, 1.0, 5.0], [1.0, 3.0, 1.0, 4.0], None).accuracy()
+    found = PairScores([2.0, 0.0, 1.0, 5.0], [1.0, 3.0, 1.0, 4.0], [1.0] * 4, [None] * 4).accuracy()
     assert (found["accuracy"], found["n"], found["ceiling"]) == (2.5 / 4, 4, None)
     assert found["low"] == pytest.approx(0.2194, abs=1e-4)
     assert found["high"] == pytest.approx(0.9081, abs=1e-4)
 
 
 def test_the_ceiling_is_how_often_the_labels_side_with_the_truth() -> None:
-    assert PairScores([1.0], [0.0], [0.9]).accuracy()["ceiling"] == 0.9
-    assert PairScores([1.0, 1.0], [0.0, 0.0], [0.5, 1.0]).accuracy()["ceiling"] == 0.75
+    assert PairScores([1.0], [0.0], [1.0], [0.9]).accuracy()["ceiling"] == 0.9
+    assert PairScores([1.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.5, 1.0]).accuracy()["ceiling"] == 0.75
 
 
 def test_pairs_are_scored_as_each_answer_by_itself_in_their_order() -> None:
@@ -39,7 +39,7 @@ def test_pairs_are_scored_as_each_answer_by_itself_in_their_order() -> None:
     pairs = [pair(6, seed=1), pair(12, seed=2), pair(9, seed=3)]
     found = score_pairs(backbone, "reward", pairs)
     for number, example in enumerate(pairs):
-        for side, scores in (("chosen", found.chosen), ("rejected", found.rejected)):
+        for side, scores in (("chosen", found.first), ("rejected", found.second)):
             tokens = torch.tensor([getattr(example, side)])
             mask = torch.tensor([getattr(example, f"{side}_response")])
             with torch.no_grad():
@@ -50,8 +50,8 @@ def test_pairs_are_scored_as_each_answer_by_itself_in_their_order() -> None:
 def test_a_ceiling_needs_the_agreement_of_every_pair() -> None:
     backbone = tiny.four_roles(tiny.open_tiny())
     known, unknown = pair(6, seed=1, agreement=0.8), pair(6, seed=2)
-    assert score_pairs(backbone, "reward", [known, known]).agreement == [0.8, 0.8]
-    assert score_pairs(backbone, "reward", [known, unknown]).agreement is None
+    assert score_pairs(backbone, "reward", [known, known]).accuracy()["ceiling"] == 0.8
+    assert score_pairs(backbone, "reward", [known, unknown]).accuracy()["ceiling"] is None
 
 
 def test_pairs_stand_under_their_kind_and_those_without_one_nowhere() -> None:
@@ -60,4 +60,17 @@ def test_pairs_stand_under_their_kind_and_those_without_one_nowhere() -> None:
         pair(6, seed=2, kind="style"),
         pair(6, seed=3),
     )
-    assert by_kind([facts, style, plain, facts]) == {"facts": [facts, facts], "style": [style]}
+    assert by_kind([facts, style, plain, facts]) == {"facts": [0, 3], "style": [1]}
+
+
+def test_scores_of_some_pairs_are_those_pairs_alone() -> None:
+    scores = PairScores([2.0, 0.0, 5.0], [1.0, 3.0, 4.0], [1.0, 0.5, 0.2], [0.9, None, 0.7])
+    assert scores.of([2, 0]) == PairScores([5.0, 2.0], [4.0, 1.0], [0.2, 1.0], [0.7, 0.9])
+
+
+def test_of_several_labels_a_pair_those_count_that_the_model_sides_with() -> None:
+    first_wins, second_wins, tie = (
+        PairScores([score], [1.0], [0.8], [None]).accuracy()["accuracy"]
+        for score in (2.0, 0.0, 1.0)
+    )
+    assert (first_wins, second_wins, tie) == (0.8, pytest.approx(0.2), 0.5)

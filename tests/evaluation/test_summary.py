@@ -177,6 +177,16 @@ def test_an_annotator_that_fails_is_told(evaluator: Evaluator) -> None:
         replace(evaluator, settings=settings).summary()
 
 
+def percent(records: list[Any], first: Any, second: Any, *, seed: int) -> list[dict[str, float]]:
+    return [{"first_preferred": 80.0, "agreement": 0.9}] * len(records)
+
+
+def test_an_annotator_that_gives_no_shares_is_told_what_it_must_give(evaluator: Evaluator) -> None:
+    settings = replace(evaluator.settings, annotator=f"{HERE}:percent")
+    with pytest.raises(UserError, match=f"{HERE}:percent: must give .* from 0 to 1"):
+        replace(evaluator, settings=settings).summary()
+
+
 @pytest.mark.parametrize("settings", [{"number": 0}, {"seed": -1}])
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):

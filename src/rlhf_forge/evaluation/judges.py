@@ -25,14 +25,14 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Label:
-    """What an annotator says of two responses.
+    """What annotators say of two responses.
 
     Attributes:
-        first_preferred: Whether the first is the better one.
+        first_preferred: Share of their labels that prefer the first: 0 or 1 where there is one.
         agreement: Probability with which the annotator sides with the truth here.
     """
 
-    first_preferred: bool
+    first_preferred: float
     agreement: float
 
 
@@ -103,13 +103,14 @@ def annotate(
     """
     labels = call(path, records, first, second, seed=seed)
     try:
-        found = [Label(bool(x["first_preferred"]), float(x["agreement"])) for x in labels]
+        found = [Label(float(x["first_preferred"]), float(x["agreement"])) for x in labels]
     except (TypeError, ValueError, KeyError):
         found = []
-    if len(found) != len(records):
+    shares = all(0 <= x.first_preferred <= 1 and 0 <= x.agreement <= 1 for x in found)
+    if len(found) != len(records) or not shares:
         raise UserError(
-            f"annotator {path}: must give a dict of first_preferred and agreement for each of "
-            f"{len(records)} pairs"
+            f"annotator {path}: must give a dict of first_preferred and agreement, each from 0 to "
+            f"1, for each of {len(records)} pairs"
         )
     return found
 

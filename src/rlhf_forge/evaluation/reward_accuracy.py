@@ -16,16 +16,41 @@ MAX_TOKENS = 16_384
 
 @dataclass(frozen=True)
 class PairScores:
-    """Scores of both answers of some pairs, and the best accuracy the labels allow."""
+    """Scores of both answers of some pairs, their labels, and the best accuracy those allow.
 
-    chosen: list[float]
-    rejected: list[float]
-    agreement: list[float] | None
+    Attributes:
+        first: Scores of the answers read first.
+        second: Those of the others, in the same order.
+        preferred: For each pair the share of its labels that prefer the first.
+        agreement: For each pair how often its label sides with the truth; None where unknown.
+    """
+
+    first: list[float]
+    second: list[float]
+    preferred: list[float]
+    agreement: list[float | None]
+
+    def of(self, rows: Sequence[int]) -> "PairScores":
+        """Those of some pairs alone."""
+        return PairScores(
+            [self.first[row] for row in rows],
+            [self.second[row] for row in rows],
+            [self.preferred[row] for row in rows],
+            [self.agreement[row] for row in rows],
+        )
 
     def accuracy(self) -> dict[str, float | int | None]:
-        """Accuracy with its 95 % interval, the ceiling where it is known, and the number."""
-        share = share_of(wins_of(self.chosen, self.rejected))
-        ceiling = None if self.agreement is None else mean_of(self.agreement).value
+        """Share of labels sided with, the ceiling where all pairs tell it, and the number of pairs.
+
+        The 95 % interval is that of as many pairs with one label each: where a pair has more, it
+        is too wide rather than too narrow.
+        """
+        wins = wins_of(self.first, self.second)
+        share = share_of(
+            [p * win + (1 - p) * (1 - win) for win, p in zip(wins, self.preferred, strict=True)]
+        )
+        known = [a for a in self.agreement if a is not None]
+        ceiling = mean_of(known).value if len(known) == len(self.agreement) else None
         return {
             "accuracy": share.value,
             "low": share.low,
@@ -36,7 +61,10 @@ class PairScores:
 
 
 def score_pairs(backbone: Backbone, role: str, pairs: Sequence[PairExample]) -> PairScores:
-    """Scores of held-out pairs; the ceiling comes from their field ``agreement``, if any."""
+    """Scores of held-out pairs, the chosen answer first.
+
+    The ceiling comes from their field ``agreement``, if they have it.
+    """
     batch = collate_pairs(list(enumerate(pairs)))
     longer = batch.mask.sum(-1).view(2, -1).amax(0).tolist()
     scores = torch.empty(2, len(pairs))
@@ -50,18 +78,16 @@ def score_pairs(backbone: Backbone, role: str, pairs: Sequence[PairExample]) -> 
                 role=role,
             )
             scores[:, rows] = values.view(2, -1).cpu()
-    agreement = [pair.record.fields.get("agreement") for pair in pairs]
-    known = [float(a) for a in agreement if a is not None]
-    return PairScores(
-        scores[0].tolist(), scores[1].tolist(), known if len(known) == len(pairs) else None
-    )
+    told = [pair.record.fields.get("agreement") for pair in pairs]
+    agreement = [None if a is None else float(a) for a in told]
+    return PairScores(scores[0].tolist(), scores[1].tolist(), [1.0] * len(pairs), agreement)
 
 
-def by_kind(pairs: Sequence[PairExample]) -> dict[str, list[PairExample]]:
-    """Pairs under their field ``kind``, if they have it."""
-    kinds: dict[str, list[PairExample]] = {}
-    for pair in pairs:
+def by_kind(pairs: Sequence[PairExample]) -> dict[str, list[int]]:
+    """Places of the pairs that have a field ``kind``, under that kind."""
+    kinds: dict[str, list[int]] = {}
+    for row, pair in enumerate(pairs):
         kind = pair.record.fields.get("kind")
         if kind is not None:
-            kinds.setdefault(str(kind), []).append(pair)
+            kinds.setdefault(str(kind), []).append(row)
     return kinds

@@ -166,12 +166,14 @@ class Evaluator:
             return found
         if self.settings.annotator is not None:
             found["on_policy"] = self._on_policy(before, self.settings.annotator).accuracy()
-        if self.pairs:
-            found["mixed"] = score_pairs(self.backbone, "reward", self.pairs).accuracy()
-        for kind, pairs in by_kind(self.pairs).items():
+        if not self.pairs:
+            return found
+        scores = score_pairs(self.backbone, "reward", self.pairs)
+        found["mixed"] = scores.accuracy()
+        for kind, rows in by_kind(self.pairs).items():
             # A kind called mixed is one of several; the name is taken by all of them together.
             name = f"{kind}_kind" if kind in found else kind
-            found[name] = score_pairs(self.backbone, "reward", pairs).accuracy()
+            found[name] = scores.of(rows).accuracy()
         return found
 
     def _on_policy(self, first: Answers, annotator: str) -> PairScores:
@@ -200,9 +202,8 @@ class Evaluator:
             model_scores(self.backbone, "reward", prompts, [given.responses[row] for row in rows])
             for given in (first, second)
         ]
-        ordered = [
-            (a, b) if label.first_preferred else (b, a)
-            for a, b, label in zip(*scores, labels, strict=True)
-        ]
-        agreement = [label.agreement for label in labels]
-        return PairScores([a for a, _ in ordered], [b for _, b in ordered], agreement)
+        return PairScores(
+            *scores,
+            preferred=[label.first_preferred for label in labels],
+            agreement=[label.agreement for label in labels],
+        )
