@@ -198,12 +198,13 @@ class Evaluator:
         sides = [[given.texts[row] for row in rows] for given in (first, second)]
         labels = annotate(annotator, records, *sides, seed=self.settings.seed)
         prompts = [self.prompts[row] for row in rows]
-        scores = [
+        one, other = (
             model_scores(self.backbone, "reward", prompts, [given.responses[row] for row in rows])
             for given in (first, second)
-        ]
+        )
         return PairScores(
-            *scores,
+            one,
+            other,
             preferred=[label.first_preferred for label in labels],
             agreement=[label.agreement for label in labels],
         )
