@@ -69,8 +69,5 @@ def test_scores_of_some_pairs_are_those_pairs_alone() -> None:
 
 
 def test_of_several_labels_a_pair_those_count_that_the_model_sides_with() -> None:
-    first_wins, second_wins, tie = (
-        PairScores([score], [1.0], [0.8], [None]).accuracy()["accuracy"]
-        for score in (2.0, 0.0, 1.0)
-    )
-    assert (first_wins, second_wins, tie) == (0.8, pytest.approx(0.2), 0.5)
+    pairs = [PairScores([score], [1.0], [0.8], [None]) for score in (2.0, 0.0, 1.0)]
+    assert [pair.accuracy()["accuracy"] for pair in pairs] == [0.8, pytest.approx(0.2), 0.5]
