@@ -6,22 +6,14 @@ temperature makes another policy the best one, and is seen here though every los
 """
 
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor
 from typing_extensions import override
 
 from rlhf_forge.backbone.backbone import Backbone
-from rlhf_forge.backbone.config import BackboneConfig
-from rlhf_forge.data.formats import FORMATS
-from rlhf_forge.data.loading import Loaded
-from rlhf_forge.data.module import PreferenceDataModule
-from rlhf_forge.data.records import Prompt, user
-from rlhf_forge.data.tokenize import PromptExample, Tally
 from rlhf_forge.generation.decode import Response
 from rlhf_forge.modules import responses
 from rlhf_forge.modules.ppo import PPOModule
@@ -33,6 +25,7 @@ from rlhf_forge.modules.settings import (
 )
 from tests import countable
 from tests.countable import Size, Standing
+from tests.countable_ppo import module_on, read_scores_from, train
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:::lightning",
@@ -95,9 +88,9 @@ class Case:
         unlimited = {"target_kl": None, "value_clip_range": 1e9, "value_coef": 1.0}
         rates = {"learning_rate": 7e-3, "value_learning_rate": 1e-2}
         settings = {**unlimited, **rates, "minibatch_size": self.rows, **self.updates}
-        module = PPOModule(
-            BackboneConfig("none", "fp32"),
-            total_iterations=self.iterations,
+        return module_on(
+            self.size,
+            iterations=self.iterations,
             rollout=RolloutSettings(
                 max_new_tokens=self.size.longest,
                 temperature=self.temperature,
@@ -113,40 +106,15 @@ class Case:
             updates=UpdateSettings(advantage=self.advantage, **settings),
             seed=self.draws,
         )
-        module.backbone = countable.open_countable(self.size)
-        module.template = SimpleNamespace(eos_ids=[countable.EOS])  # type: ignore[assignment]
-        return module
 
     def log_probs(self, backbone: Backbone, role: str) -> Tensor:
         """Of every response to every prompt."""
         return countable.response_log_probs(backbone, role, self.size, temperature=self.temperature)
 
 
-class Prompts(PreferenceDataModule):
-    """The prompts in turn, without end."""
-
-    def __init__(self, *, batch_size: int) -> None:
-        super().__init__("none", batch_size=batch_size, kind="prompts")
-        prompts = countable.PROMPTS * (batch_size // len(countable.PROMPTS))
-        record = Prompt(user("?"), "here", {})
-        examples = [PromptExample(prompt, record) for prompt in prompts]
-        self.train = Loaded("none", FORMATS[0], list(examples), Tally())
-        self.held_out = []
-
-
-def read_scores_from_a_table(case: Case, patch: pytest.MonkeyPatch) -> None:
-    listed = countable.all_responses(case.size)
+def learnt(case: Case, patch: pytest.MonkeyPatch) -> PPOModule:
     read = torch.where(countable.is_cut(case.size) & case.cut, NEVER_READ, case.scores())
-    table = {
-        (tuple(prompt), response): score
-        for prompt, row in zip(countable.PROMPTS, read.tolist(), strict=True)
-        for response, score in zip(listed, row, strict=True)
-    }
-
-    def score(backbone: Backbone, tokens: Tensor, mask: Tensor, **others: Any) -> Tensor:
-        return torch.tensor([table[parts] for parts in countable.parts_of(tokens, mask)])
-
-    patch.setattr("rlhf_forge.rollout.score", score)
+    read_scores_from(read, case.size, patch)
     if not case.cut:
         respond = responses.respond
 
@@ -154,23 +122,7 @@ def read_scores_from_a_table(case: Case, patch: pytest.MonkeyPatch) -> None:
             return [Response(r.tokens, finished=True) for r in respond(*args, **options)]
 
         patch.setattr(responses, "respond", respond_and_end)
-
-
-def learnt(case: Case, patch: pytest.MonkeyPatch) -> PPOModule:
-    read_scores_from_a_table(case, patch)
-    module = case.module()
-    Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        limit_train_batches=case.iterations,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    ).fit(module, datamodule=Prompts(batch_size=case.rows // case.each))
-    return module
+    return train(case.module(), prompts=case.rows // case.each)
 
 
 @dataclass(frozen=True)

@@ -107,8 +107,8 @@ def test_the_first_minibatch_has_ratio_one_and_no_kl(precision: str) -> None:
     assert stats.clip_fraction == 0.0
 
 
-def differs(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return bool((one["policy"] - other["policy"]).norm() > 1e-3 * one["policy"].norm())
+def differs(one: dict[str, Tensor], other: dict[str, Tensor], role: str = "policy") -> bool:
+    return bool((one[role] - other[role]).norm() > 1e-3 * one[role].norm())
 
 
 @pytest.mark.parametrize(
@@ -127,6 +127,14 @@ def test_every_option_of_the_policys_loss_changes_its_gradient(key: str, value: 
     _, changed = gradients(WHOLE, replace(SETTINGS, **{key: value}))
     assert differs(plain, changed)
     assert_close(plain["value"], changed["value"])
+
+
+@pytest.mark.parametrize(("key", "value"), [("value_clip_range", 0.05), ("value_coef", 0.5)])
+def test_every_option_of_the_critics_loss_changes_its_gradient(key: str, value: float) -> None:
+    _, plain = gradients(WHOLE)
+    _, changed = gradients(WHOLE, replace(SETTINGS, **{key: value}))  # type: ignore[arg-type]
+    assert differs(plain, changed, "value")
+    assert torch.equal(plain["policy"], changed["policy"])
 
 
 def test_a_price_of_kl_in_the_loss_pulls_towards_the_reference() -> None:

@@ -165,7 +165,7 @@ class PPOModule(LightningModule):
         step_scheduler(self)
         metrics = iteration_metrics(rollout, rewards) | update_metrics(updates)
         if "value" in self.trained_roles:
-            metrics |= critic_metrics(rollout, returns, updates)
+            metrics |= critic_metrics(experience, updates)
         times = {f"time/{phase}": seconds for phase, seconds in self.seconds.items()}
         self.log_dict(metrics | {"objective/kl_coef": self.kl_coef} | times)
         self.log("score", metrics["objective/score"], prog_bar=True, logger=False)

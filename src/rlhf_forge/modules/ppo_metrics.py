@@ -10,7 +10,7 @@ from rlhf_forge.functional.advantages import explained_variance
 from rlhf_forge.functional.kl import kl_estimate
 from rlhf_forge.functional.masking import masked_mean
 from rlhf_forge.modules.ppo_update import UpdateStats
-from rlhf_forge.rollout import Rollout
+from rlhf_forge.rollout import Experience, Rollout
 
 
 def objective_metrics(rollout: Rollout) -> dict[str, float]:
@@ -34,11 +34,9 @@ def iteration_metrics(rollout: Rollout, rewards: Tensor) -> dict[str, float]:
     }
 
 
-def critic_metrics(
-    rollout: Rollout, returns: Tensor, updates: Sequence[UpdateStats]
-) -> dict[str, float]:
-    """How well the critic foresaw a rollout, and how its updates went."""
-    share = explained_variance(rollout.values, returns, rollout.mask)
+def critic_metrics(experience: Experience, updates: Sequence[UpdateStats]) -> dict[str, float]:
+    """How well the critic foresaw what is learnt from, and how its updates went."""
+    share = explained_variance(experience.old_values, experience.returns, experience.learnt)
     return {
         "value/explained_variance": share.item(),
         "value/clip_fraction": fmean(u.value_clip_fraction for u in updates),
