@@ -5,6 +5,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from rlhf_forge.backbone.adapted_linear import AdaptedLinear
 from rlhf_forge.backbone.adapter_files import AdapterWeights
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import LoraSpec, Precision
@@ -39,6 +40,22 @@ def test_a_policy_copied_from_the_reference_gives_its_log_probs_bit_for_bit(
         values = backbone.scalars(TOKENS)
     with backbone.using("reward"):
         assert torch.equal(values, backbone.scalars(TOKENS))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+def test_an_adapter_that_computed_in_float32_would_not_be_equal_to_its_copy(
+    precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So all adapters compute in the base's dtype, though those that train are float32."""
+    backbone = tiny.four_roles(tiny.open_tiny(precision))
+    update = AdaptedLinear._update
+
+    def wide(self: AdaptedLinear, x: Tensor, role: str) -> Tensor:
+        return update(self, x.float() if role == "policy" else x, role).to(x.dtype)
+
+    monkeypatch.setattr(AdaptedLinear, "_update", wide)
+    gap = (log_probs(backbone, "policy") - log_probs(backbone, "reference")).abs().max()
+    assert gap > 0.01
 
 
 def test_roles_differ() -> None:

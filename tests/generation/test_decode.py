@@ -1,16 +1,24 @@
+from collections import Counter
 from collections.abc import Generator, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache, MistralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
 
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.loading import freeze
 from rlhf_forge.generation.decode import Request, Response, decode, generate
+from rlhf_forge.generation.rows import join
 from rlhf_forge.generation.sampler import Sampling
-from tests import tiny
+from tests import countable, tiny
+from tests.countable import EOS, Size
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=12)
 SAMPLED = Sampling(temperature=1.0, max_new_tokens=12)
@@ -88,15 +96,26 @@ def test_greedy_decoding_of_a_role_is_that_of_the_adapted_model(backbone: Backbo
     assert [response.tokens for response in responses] == expected
 
 
-def test_a_sliding_window_slides() -> None:
+def sliding(window: int | None) -> PreTrainedModel:
     config = tiny.base_config()
-    config.sliding_window = 5
-    model = freeze(MistralForCausalLM(config))
+    config.sliding_window = window
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return freeze(MistralForCausalLM(config))
+
+
+def test_a_sliding_window_slides_in_generation_and_in_the_training_forward_alike() -> None:
+    model = sliding(5)
     expected = stock_greedy(model, [])
+    assert expected != stock_greedy(sliding(None), [])
     backbone = Backbone(model, tiny.LORA)
     backbone.add_bare_role("base")
     responses = generate(backbone, requests("base"), GREEDY, [], max_rows=8)
     assert [response.tokens for response in responses] == expected
+    tokens, mask = join(PROMPTS, responses, tiny.CPU)
+    with torch.no_grad(), backbone.using("base"):
+        likeliest = model.lm_head(backbone.hidden(tokens)).argmax(-1)
+    assert torch.equal(likeliest[:, :-1][mask[:, 1:]], tokens[:, 1:][mask[:, 1:]])
 
 
 @pytest.mark.parametrize("max_rows", [1, 2, 5])
@@ -215,3 +234,27 @@ def test_a_prompt_that_several_requests_share_is_read_once_and_changes_no_respon
     assert generate(backbone, shared, SAMPLED, [], max_rows=12) == alone
     assert sizes[:2] == [4, 12]
     assert len({tuple(response.tokens) for response in alone}) == 12
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_responses_are_drawn_as_often_as_the_training_forward_says(temperature: float) -> None:
+    """Chi-squared of all 15 responses to a padded and to a longer prompt, in one batch."""
+    size, draws = Size(vocab=3, longest=3), 4000
+    backbone = countable.open_countable(size)
+    drawn = generate(
+        backbone,
+        [Request(countable.PROMPTS[row % 2], "policy", (0, row)) for row in range(2 * draws)],
+        Sampling(temperature=temperature, max_new_tokens=size.longest),
+        [EOS],
+        max_rows=2 * draws,
+    )
+    log_probs = countable.response_log_probs(backbone, "policy", size, temperature=temperature)
+    for prompt, expected in enumerate(draws * log_probs.exp()):
+        counts = Counter(tuple(response.tokens) for response in drawn[prompt::2])
+        seen = torch.tensor([counts[tokens] for tokens in countable.all_responses(size)])
+        assert seen.sum() == draws
+        frequent = expected >= 5
+        squares = (seen - expected).square() / expected
+        # 14 degrees of freedom: more than 36 once in a thousand.
+        assert squares[frequent].sum() < 36
+        assert seen[~frequent].sum() <= 4 * expected[~frequent].sum() + 4
