@@ -67,8 +67,9 @@ def run_once(precision: str, seed: int, how: dict[str, int]) -> str | None:
     command = [sys.executable, "-m", "rlhf_forge", "pipeline", "configs/quickstart"]
     command += ["--run", run, "--seed", str(seed), "--data_seed", str(seed)]
     command += ["--precision", precision]
-    threads = str(how["threads"])
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": threads}
+    environment = os.environ | {"OMP_NUM_THREADS": str(how["threads"])}
+    if how["jobs"] > 1:  # a thread that waits must leave the core to the other run
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"
     log, summary = LOGS / f"{run}.log", LOGS / run / "summary.json"
     summary.unlink(missing_ok=True)
     started = time.perf_counter()

@@ -39,8 +39,8 @@ from rlhf_forge.modules.settings import (
     require_positive,
 )
 
-# A nat of surprise starts as half a unit of score: Adam moves a single number slowly.
-LIKELIHOOD_START = 0.5
+# What a nat of surprise is worth at the start: Adam moves a single number slowly.
+LIKELIHOOD_START = 0.75
 
 
 class RewardModule(LightningModule):
