@@ -1,6 +1,7 @@
 """What a person sees who mistypes: one line, at most one hint, no traceback, status 2."""
 
 import errno
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -430,6 +431,17 @@ def test_a_reward_stage_without_held_out_records_is_told_before_anything_is_move
     error, hint = told(fit, capsys)
     assert error.startswith("data: scores are centred and scaled on responses to held-out prompts")
     assert "data.validation_fraction" in hint
+    assert (trained / "lightning_logs/x/reward/artefact").is_dir(), "the old run was moved away"
+
+
+def test_a_parent_that_does_not_fit_is_told_before_anything_is_moved(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = trained / "lightning_logs/x/sft/artefact/forge.json"
+    told_of = json.loads(manifest.read_text()) | {"base_fingerprint": "0" * 64}
+    manifest.write_text(json.dumps(told_of))
+    error, _ = told(["fit", "--config", "reward.yaml"], capsys)
+    assert "another base" in error
     assert (trained / "lightning_logs/x/reward/artefact").is_dir(), "the old run was moved away"
 
 

@@ -25,10 +25,12 @@ from rlhf_forge.callbacks.stopping import CleanStop
 from rlhf_forge.errors import UserError
 from rlhf_forge.fingerprint import has_finished
 from rlhf_forge.modules.calibration import require_enough_held_out
+from rlhf_forge.modules.roles import expected_of
 from rlhf_forge.parsed_stage import ParsedStage
 from rlhf_forge.parsing import first_line
+from rlhf_forge.preflight import fitting_parents
 from rlhf_forge.run_folder import find_checkpoint, last_checkpoint, set_aside
-from rlhf_forge.stage_config import class_at, length_of, missing_parents, one_line
+from rlhf_forge.stage_config import class_at, length_of, missing_parents, one_line, parents_of
 
 # Said by us, on the right stream.
 QUIETLY: dict[str, dict[str, bool]] = {
@@ -131,10 +133,7 @@ class ForgeCLI(ParsedStage):
         if config.trainer.fast_dev_run:
             return
         if checkpoint is None or self.folder.resolve() not in Path(checkpoint).resolve().parents:
-            # A mistake in the data is found before anything is moved.
-            self.datamodule.setup("fit")
-            if self.stage == "reward":
-                require_enough_held_out(len(self.datamodule.held_out))
+            self._require_all_it_needs()  # before anything is moved
             rank_zero_only(set_aside)(self.folder)
         self.trainer.callbacks += [  # type: ignore[attr-defined]
             DivergenceGuard(),  # before what is written down
@@ -142,6 +141,24 @@ class ForgeCLI(ParsedStage):
             ArtefactWriter(self.fingerprint),
             CleanStop(),
         ]
+
+    def _require_all_it_needs(self) -> None:
+        """Refuse data and parents that the run could not use.
+
+        Raises:
+            UserError: For the first that is found.
+        """
+        self.datamodule.setup("fit")
+        if self.stage == "reward":
+            require_enough_held_out(len(self.datamodule.held_out))
+        backbone = self.model.backbone_config
+        _, misfits = fitting_parents(
+            parents_of(self.config.model.init_args),
+            backbone.lora,
+            expected_of(backbone, self.datamodule.template),
+        )
+        for misfit in misfits:
+            raise misfit
 
     @rank_zero_only
     def say(self, found: Any) -> None:

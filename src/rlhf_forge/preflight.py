@@ -110,17 +110,15 @@ def longest_of(data: PreferenceDataModule) -> int:
 
 
 def fitting_parents(
-    parents: Mapping[str, Path], lora: LoraSpec | None, data: PreferenceDataModule, base: Base
+    parents: Mapping[str, Path], lora: LoraSpec | None, expected: Expected
 ) -> tuple[dict[str, AdapterWeights], Findings]:
     """The adapters of a stage's parents, and what keeps it from building on them.
 
     Args:
         parents: Artefact folder of each; those that are missing are passed over.
         lora: Shape that the config gives.
-        data: After `setup`.
-        base: That they must have been made with.
+        expected: What they must have been made with.
     """
-    expected = Expected(base.fingerprint, data.template.tokenizer_hash, data.template.hash)
     findings = Findings()
     found = {}
     for stage, folder in parents.items():

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rlhf_forge.artefact import MANIFEST
+from rlhf_forge.artefact import MANIFEST, Expected
 from rlhf_forge.backbone.config import LoraSpec
 from rlhf_forge.backbone.loading import context_of
 from rlhf_forge.callbacks.checkpoints import require_same_run
@@ -99,7 +99,9 @@ def look_at_contents(
     rank = (lora or LoraSpec()).r
     if data is not None:
         parents = parents_of(config.model.init_args)
-        adapters, misfits = fitting_parents(parents, lora, data, base)
+        template = data.template
+        expected = Expected(base.fingerprint, template.tokenizer_hash, template.hash)
+        adapters, misfits = fitting_parents(parents, lora, expected)
         findings += misfits
         rank = max([weights.lora.r for weights in adapters.values()], default=rank)
     roles = len(module.trained_roles) if module.stage == "ppo" else 1
