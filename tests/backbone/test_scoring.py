@@ -54,13 +54,13 @@ def test_a_row_ends_after_its_last_response_token_and_an_empty_one_after_its_fir
 def test_the_likelihood_feature_counts_only_what_the_reference_finds_implausible() -> None:
     log_probs = torch.tensor([[0.0, -1.0, -2.0, -5.0], [-9.0, -3.0, -4.0, float("nan")]])
     mask = torch.tensor([[True, True, True, True], [False, True, True, False]])
-    assert surprise(log_probs, mask).tolist() == [-2.0, -1.0]
+    assert surprise(log_probs, mask).tolist() == [-3.0, -3.0]
 
 
-def test_what_the_reference_cannot_read_at_all_is_no_worse_than_six_nats() -> None:
-    log_probs = torch.tensor([[-8.0, 0.0], [-40.0, -40.0], [-9.0, -float("inf")]])
+def test_what_the_reference_cannot_read_at_all_is_no_worse_than_ten_nats() -> None:
+    log_probs = torch.tensor([[-11.0, 0.0], [-40.0, -40.0], [-12.0, -float("inf")]])
     mask = torch.ones(3, 2, dtype=torch.bool)
-    assert surprise(log_probs, mask).tolist() == [-5.0, -6.0, -6.0]
+    assert surprise(log_probs, mask).tolist() == [-9.0, -10.0, -10.0]
 
 
 def with_likelihood(weight: float) -> Backbone:

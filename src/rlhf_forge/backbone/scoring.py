@@ -10,12 +10,11 @@ from torch.nn import functional as F
 
 from rlhf_forge.backbone.backbone import Backbone
 
-# A token that the reference gives at least e to the minus this (5 %) is no surprise: one of twenty
-# equally good phrases is none, and counting it would make noise of manners.
-PLAUSIBLE = 3.0
+# A token that the reference gives at least e to the minus this is no surprise.
+PLAUSIBLE = 2.0
 # Nats of a response beyond this tell no more: what the reference cannot read at all is no worse
 # than what it finds wrong, and no single pair rules the fit.
-MOST_SURPRISING = 6.0
+MOST_SURPRISING = 10.0
 
 
 def score(
@@ -83,8 +82,8 @@ def surprise(
 ) -> Float[Tensor, "batch"]:
     """The reference-likelihood feature: how implausible the reference finds a response, in nats.
 
-    ``max(−6, Σ_t min(0, log π_ref(y_t) + 3))`` over the response: tokens that the reference gives
-    less than e⁻³ add up, to 6 nats at most; 0 for a plausible response, down to −6. It lets a
+    ``max(−10, Σ_t min(0, log π_ref(y_t) + 2))`` over the response: tokens that the reference gives
+    less than e⁻² add up, to 10 nats at most; 0 for a plausible response, down to −10. It lets a
     small reward model use what the reference knows, such as facts, without learning it from pairs.
     It is no measure of quality: a plausible lie passes, and a true rarity does not.
     """

@@ -40,7 +40,7 @@ from rlhf_forge.modules.settings import (
 )
 
 # What a nat of surprise is worth at the start: Adam moves a single number slowly.
-LIKELIHOOD_START = 0.75
+LIKELIHOOD_START = 0.5
 
 
 class RewardModule(LightningModule):
