@@ -54,7 +54,7 @@ def run_once(configs: str, seed: int, threads: int) -> str | None:
     run = f"{Path(configs).name}-{seed}"
     command = [sys.executable, "-m", "rlhf_forge", "pipeline", configs]
     command += ["--run", run, "--seed", str(seed), "--data_seed", str(seed)]
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     log, summary = LOGS / f"{run}.log", LOGS / run / "summary.json"
     summary.unlink(missing_ok=True)
     LOGS.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 """How fast SFT, reward training and PPO are on this machine's CPU.
 
-    OMP_NUM_THREADS=2 python benchmarks/throughput.py --threads 2
+    python benchmarks/throughput.py --threads 2
 
 Real modules in a real Trainer on generated data, start-up and the first steps left out. Prints a
 table and writes benchmarks/results/cpu-<date>.json. benchmarks/README.md says how to read it.
