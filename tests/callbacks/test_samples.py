@@ -51,3 +51,26 @@ def test_each_line_holds_what_reference_and_policy_answer_to_a_prompt(
         request = Request(TEMPLATE.prompt(user(TEXTS[1])), role, (3, HELD_OUT, 1))
         [alone] = generate(module.backbone, [request], SAMPLING, TEMPLATE.eos_ids, max_rows=1)
         assert lines[1][key] == TEMPLATE.decode(alone.tokens)
+
+
+def resumed(folder: Path, *, after: int) -> Any:
+    """A trainer that goes on behind so many iterations."""
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=after - 1))
+    return SimpleNamespace(default_root_dir=folder, fit_loop=loop)
+
+
+def test_a_run_that_goes_on_forgets_samples_that_it_will_write_again(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    lines = [json.dumps({"iteration": n, "ppo": "ä\u2028b"}, ensure_ascii=False) + "\n" for n in (2, 4, 6)]
+    path.write_text("".join(lines) + '{"iteration": 6, "pp')
+    SampleWriter().on_train_start(resumed(tmp_path, after=5), ppo("sft"))
+    assert path.read_text() == "".join(lines[:2])
+
+
+def test_a_run_that_goes_on_keeps_samples_up_to_its_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text('{"iteration": 2}\n{"iteration": 4}\n')
+    SampleWriter().on_train_start(resumed(tmp_path, after=4), ppo("sft"))
+    assert path.read_text() == '{"iteration": 2}\n{"iteration": 4}\n'
+    SampleWriter().on_train_start(resumed(tmp_path / "new", after=0), ppo("sft"))
+    assert not (tmp_path / "new").exists()

@@ -27,6 +27,23 @@ class SampleWriter(Callback):
         self.number, self.every = number, every
 
     @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget what a killed run wrote behind its checkpoint: it is written again."""
+        path = _file(trainer)
+        if not path.is_file():
+            return
+        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        with path.open(encoding="utf-8") as file:
+            lines = list(file)
+        # A line that the kill cut is behind the checkpoint too.
+        whole = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["iteration"] <= done]
+        if kept != lines:
+            beside = path.with_name(f"{path.name}.tmp")
+            beside.write_text("".join(kept), encoding="utf-8")
+            beside.replace(path)
+
+    @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         if isinstance(pl_module, PPOModule) and done % self.every == 0:
@@ -50,12 +67,15 @@ class SampleWriter(Callback):
             }
             for row, record in enumerate(records)
         ]
-        path = Path(trainer.default_root_dir) / "samples.jsonl"
-        with path.open("a", encoding="utf-8") as file:
+        with _file(trainer).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("samples/responses", _table(rows), iteration)
+
+
+def _file(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "samples.jsonl"
 
 
 def _answers(module: PPOModule, records: list[Any], role: str) -> list[str]:
