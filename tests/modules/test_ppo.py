@@ -99,6 +99,17 @@ def targets(
     return torch.where(rollout.mask, scores.unsqueeze(1) - price * kl, 0)
 
 
+def test_log_probs_are_those_of_the_temperature(run: Runner) -> None:
+    done = run()
+    rollout, backbone = done.seen[0].rollout, done.module.backbone
+    with torch.no_grad(), backbone.using("reference"):
+        expected, entropy = backbone.log_probs(rollout.tokens, rollout.mask, temperature=0.7)
+    assert_close(rollout.ref_log_probs, expected)
+    assert_close(rollout.log_probs, expected)
+    assert_close(rollout.entropy, entropy)
+    assert [terms.temperature for terms in done.seen[0].terms] == [0.7]
+
+
 # -- what is rewarded --------------------------------------------------------------------------
 
 
@@ -237,6 +248,18 @@ def test_both_rates_rise_and_then_fall_to_nothing(run: Runner) -> None:
     shares = [1 / 2, 1, 2 / 3, 1 / 3]
     assert policy == pytest.approx([7e-3 * share for share in shares])
     assert critic == pytest.approx([1e-2 * share for share in shares])
+
+
+def moved(seen: Seen) -> float:
+    """Largest step of any weight."""
+    return max(float((a - b).abs().max()) for a, b in zip(seen.after, seen.before, strict=True))
+
+
+@pytest.mark.parametrize("key", [{"max_grad_norm": 1e-9}, {"eps": 1e3}], ids=str)
+def test_gradients_that_are_cut_short_or_drowned_in_eps_move_next_to_nothing(
+    run: Runner, key: dict[str, float]
+) -> None:
+    assert moved(run(**key).seen[0]) < 1e-4 < moved(run().seen[0])
 
 
 @pytest.mark.parametrize("advantage", ["gae", "rloo", "grpo", "dr_grpo"])

@@ -62,6 +62,13 @@ def test_gae_whitens_over_the_whole_rollout_and_returns_are_not_whitened() -> No
     assert_close(returns[0], torch.tensor([0.0, 3.0, 2.0, 0.0]))
 
 
+def test_what_comes_later_is_discounted() -> None:
+    _, returns = estimated(gae_lambda=1.0, gamma=0.5)
+    assert_close(returns[0], torch.tensor([0.0, 1 + 0.5 * 2, 2.0, 0.0]))
+    _, returns = estimated(gae_lambda=1.0, value_gae_lambda=1.0, gamma=0.5)
+    assert_close(returns[0], torch.tensor([0.0, 1 + 0.5 * 2, 2.0, 0.0]))
+
+
 def test_a_lambda_of_its_own_moves_the_critics_targets_and_not_the_advantages() -> None:
     advantages, returns = estimated(gae_lambda=0.0, value_gae_lambda=1.0)
     same, others = estimated(gae_lambda=0.0)

@@ -138,9 +138,32 @@ def test_every_option_of_the_critics_loss_changes_its_gradient(key: str, value: 
 
 
 def test_a_price_of_kl_in_the_loss_pulls_towards_the_reference() -> None:
-    _, plain = gradients(WHOLE)
-    _, priced = gradients(WHOLE, terms=replace(TERMS, kl_coef=0.2))
-    assert differs(plain, priced)
+    """By k2: at rest but for the price, its gradient makes every token as likely as there."""
+    backbone = tiny.four_roles(tiny.open_tiny())
+    towards = experience_of(backbone, WHOLE).ref_log_probs
+    with backbone.using("policy"):
+        log_probs, _ = backbone.log_probs(TOKENS, MASK, temperature=0.7)
+    gaps = torch.where(MASK, log_probs - towards, 0)
+    torch.autograd.backward(0.2 * gaps.square().sum() / 2 / MASK.sum())
+    expected = flat(backbone, "policy")
+    still = torch.zeros(TOKENS.shape)
+    _, priced = gradients(WHOLE, terms=replace(TERMS, kl_coef=0.2), advantages=still)
+    assert expected.norm() > 1e-3
+    assert (priced["policy"] - expected).norm() <= 1e-5 * expected.norm()
+    _, free = gradients(WHOLE, advantages=still)
+    assert not free["policy"].any()
+
+
+def test_a_bonus_for_entropy_asks_for_more_of_it() -> None:
+    backbone = tiny.four_roles(tiny.open_tiny())
+    with backbone.using("policy"):
+        _, entropy = backbone.log_probs(TOKENS, MASK, temperature=0.7)
+    torch.autograd.backward(-0.1 * entropy[MASK].mean())
+    expected = flat(backbone, "policy")
+    still = torch.zeros(TOKENS.shape)
+    _, paid = gradients(WHOLE, replace(SETTINGS, entropy_coef=0.1), advantages=still)
+    assert expected.norm() > 1e-4
+    assert (paid["policy"] - expected).norm() <= 1e-5 * expected.norm()
 
 
 def test_while_only_the_critic_learns_the_policy_gets_no_gradient() -> None:
