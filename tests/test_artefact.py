@@ -74,7 +74,19 @@ def test_another_format_is_refused_naming_both(tmp_path: Path, version: object) 
     assert f"format {version}, this rlhf_forge reads format 1" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{"golden": [{"text": "a"}]}, {"golden": 3}, {"surprise": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"golden": [{"text": "a"}]},
+        {"golden": 3},
+        {"golden": [{"tokens": "a", "targets": [1], "value": 0.0}]},
+        {"golden": [{"tokens": [1], "targets": [1], "value": None}]},
+        {"surprise": 1},
+        {"base_fingerprint": None},
+        {"template_hash": 3},
+        {"metrics": {"val/loss": "low"}},
+    ],
+)
 def test_fields_that_are_not_the_formats_are_refused(
     tmp_path: Path, changes: dict[str, object]
 ) -> None:

@@ -225,3 +225,18 @@ def test_no_stage_lets_a_kernel_of_the_hub_be_fetched(project: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "ASKED" in result.stdout, "bitsandbytes was never imported: the test shows nothing"
     assert "CALLED" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "enable_progress_bar: false",
+        "callbacks: [{class_path: TQDMProgressBar}]",
+        "callbacks: [{class_path: ModelCheckpoint, init_args: {dirpath: mine, save_last: true}}]",
+    ],
+)
+def test_a_config_may_bring_its_own_bar_and_its_own_checkpoints(lines: str, project: Path) -> None:
+    Path("more.yaml").write_text(f"trainer: {{{lines}}}\n")
+    assert main([*FIT, "--config", "more.yaml"]) == 0
+    assert LAST.is_file()
+    assert Path("mine/last.ckpt").is_file() == ("ModelCheckpoint" in lines)

@@ -297,3 +297,26 @@ def test_without_a_checkpoint_nothing_is_measured(
     error, hint = told([word, "--config", "sft.yaml"], capsys)
     assert error == f"{word}: nothing to start from: no {LAST}"
     assert "run fit" in hint
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_anew_and_the_rest_is_kept(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path("lightning_logs/x/sft")
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("run: x\n")
+    (folder / "events.out.tfevents.1").write_text("of the run that was stopped")
+    assert main([*FIT, "--ckpt_path", "last"]) == 0
+    assert "stopped before its first checkpoint, so it starts anew" in capsys.readouterr().err
+    assert (folder / "artefact").is_dir()
+    assert Path("lightning_logs/x/sft.1/events.out.tfevents.1").is_file()
+
+
+@pytest.mark.parametrize("content", [["a list"], {"weights": torch.zeros(2)}])
+def test_a_file_of_another_tool_is_no_checkpoint(
+    content: object, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(content, "foreign.ckpt")
+    for word in ("fit", "validate"):
+        error, _ = told([word, "--config", "sft.yaml", "--ckpt_path", "foreign.ckpt"], capsys)
+        assert error == "foreign.ckpt: not a checkpoint of rlhf_forge"

@@ -594,3 +594,19 @@ def test_the_help_of_a_stage_begins_with_our_keys(capsys: pytest.CaptureFixture[
     assert "known subclasses" not in text
     assert "--optimizer" not in text
     assert text.startswith("usage: python -m rlhf_forge fit --config FILE")
+
+
+@pytest.mark.parametrize("seed", ["4294967296", "-1"])
+def test_a_seed_that_numpy_would_refuse_is_told(
+    seed: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error, _ = told([*FIT, "--seed_everything", seed], capsys)
+    assert error == f"seed_everything: must be a whole number from 0 to 2**32 - 1, got {seed}"
+
+
+def test_a_function_of_data_that_fails_is_told(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error, hint = told([*FIT, "--data.path", "os:getcwd"], capsys)
+    assert error.startswith("os:getcwd: raised TypeError: ")
+    assert "function(seed=..., split=...)" in hint

@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in FAULTS_OF_THE_DISK:
             raise
-        where = error.filename or "this disk"
-        return _told(UserError(f"{where}: cannot be written: {error.strerror}"))
+        where = os.fsdecode(error.filename) if error.filename else "this disk"
+        return _told(UserError(f"{where}: cannot be read or written: {error.strerror}"))
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         return 130

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from rlhf_forge.errors import UserError
 
 MANIFEST = "forge.json"
@@ -107,9 +109,18 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path}: format {version}, this rlhf_forge reads format {FORMAT}")
     try:
         golden = [Golden(**entry) for entry in fields.pop("golden")]
-        return Manifest(golden=golden, **fields)
+        manifest = Manifest(golden=golden, **fields)
+        # Values of the wrong type would be found in the middle of a run, in many words.
+        TypeAdapter(Manifest).validate_json(json.dumps(asdict(manifest)), strict=True)
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not a manifest of format {FORMAT} ({error})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{path}: not a manifest of format {FORMAT} ({key}: {first['msg']})"
+        ) from None
+    return manifest
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -79,6 +80,15 @@ class ForgeCLI(ParsedStage):
             *(plugins if isinstance(plugins, list) else [plugins]),
             AtomicCheckpointIO(),
         ]
+        named = given.callbacks or []
+        named = named if isinstance(named, list) else [named]
+        # A config may bring its own bar and its own checkpoints.
+        if not given.enable_progress_bar or any(isinstance(c, ProgressBar) for c in named):
+            bars = [c for c in self.trainer_defaults["callbacks"] if isinstance(c, ProgressBar)]
+            for bar in bars:
+                self.trainer_defaults["callbacks"].remove(bar)
+        if any(isinstance(c, Checkpoint) for c in named):
+            settings["enable_checkpointing"] = True
         if given.logger is None:
             settings["logger"] = TensorBoardLogger(
                 self.folder, name="", version="", default_hp_metric=False

@@ -8,6 +8,7 @@ from rlhf_forge.errors import UserError
 
 LOGS = Path("lightning_logs")
 LAST = "last.ckpt"
+CONFIG = "config.yaml"
 NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -37,7 +38,8 @@ def find_checkpoint(given: str | None, folder: Path, *, word: str) -> Path | Non
     Args:
         given: What the person gave.
         folder: Of the stage.
-        word: fit, validate, test or predict. All but fit need a checkpoint: last by default.
+        word: fit, validate, test or predict. All but fit need a checkpoint: last by default. A run
+            that was stopped before its first one starts anew.
 
     Raises:
         UserError: If there is none.
@@ -48,6 +50,9 @@ def find_checkpoint(given: str | None, folder: Path, *, word: str) -> Path | Non
     path = last if given in {None, "last"} else Path(str(given))
     if path.is_file():
         return path
+    if path == last and word == "fit" and (folder / CONFIG).is_file():
+        sys.stderr.write(f"{folder}: stopped before its first checkpoint, so it starts anew\n")
+        return None
     if path == last:
         raise UserError(
             f"{word}: nothing to start from: no {path}",
@@ -61,7 +66,7 @@ def find_checkpoint(given: str | None, folder: Path, *, word: str) -> Path | Non
 
 def set_aside(folder: Path) -> None:
     """Keep what an earlier run left in ``folder``, under the next free number."""
-    if not ((folder / "artefact").exists() or (folder / "checkpoints").exists()):
+    if not folder.is_dir() or not any(folder.iterdir()):
         return
     number = 1
     while (kept := folder.with_name(f"{folder.name}.{number}")).exists():

@@ -247,10 +247,10 @@ def seed_of(seed: object) -> int:
     """The seed of a run: a number, so that the run can be repeated.
 
     Raises:
-        UserError: If it is true, false or negative.
+        UserError: If it is true or false, or no seed of numpy's.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise UserError(f"seed_everything: must be a whole number, 0 or more, got {seed}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError(f"seed_everything: must be a whole number from 0 to 2**32 - 1, got {seed}")
     return seed
 
 

@@ -61,7 +61,10 @@ def resumed(folder: Path, *, after: int) -> Any:
 
 def test_a_run_that_goes_on_forgets_samples_that_it_will_write_again(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
-    lines = [json.dumps({"iteration": n, "ppo": "ä\u2028b"}, ensure_ascii=False) + "\n" for n in (2, 4, 6)]
+    lines = [
+        json.dumps({"iteration": n, "ppo": "ä\u2028b"}, ensure_ascii=False) + "\n"
+        for n in (2, 4, 6)
+    ]
     path.write_text("".join(lines) + '{"iteration": 6, "pp')
     SampleWriter().on_train_start(resumed(tmp_path, after=5), ppo("sft"))
     assert path.read_text() == "".join(lines[:2])

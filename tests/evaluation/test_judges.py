@@ -35,6 +35,10 @@ def digits(prompts: Any, responses: Any, records: Any) -> str:
     return "12"
 
 
+def not_finite(prompts: Any, responses: Any, records: Any) -> list[float]:
+    return [1.0, float("nan")]
+
+
 def too_few(prompts: Any, responses: Any, records: Any) -> list[float]:
     return [1.0]
 
@@ -78,6 +82,7 @@ def test_a_judge_may_say_what_is_correct() -> None:
         ("words", "must give numbers"),
         ("nothing", "must give numbers"),
         ("nameless", "must give numbers"),
+        ("not_finite", "gave nan in its scores, for response 2"),
     ],
 )
 def test_a_judge_that_is_none_is_told_in_one_line(name: str, fault: str) -> None:

@@ -71,3 +71,10 @@ def test_scores_of_some_pairs_are_those_pairs_alone() -> None:
 def test_of_several_labels_a_pair_those_count_that_the_model_sides_with() -> None:
     pairs = [PairScores([score], [1.0], [0.8], [None]) for score in (2.0, 0.0, 1.0)]
     assert [pair.accuracy()["accuracy"] for pair in pairs] == [0.8, pytest.approx(0.2), 0.5]
+
+
+@pytest.mark.parametrize("told", [3, -0.1, "high", True, None, float("nan")])
+def test_a_column_that_is_only_called_agreement_gives_no_ceiling(told: object) -> None:
+    backbone = tiny.four_roles(tiny.open_tiny())
+    found = score_pairs(backbone, "reward", [pair(6, seed=1, agreement=told)])
+    assert found.accuracy()["ceiling"] is None

@@ -242,6 +242,11 @@ def test_the_critic_learns_alone_for_as_many_iterations_as_asked(run: Runner) ->
         assert not torch.equal(second.before[0], second.after[0])
 
 
+def test_without_a_critic_no_iteration_is_kept_for_it(run: Runner) -> None:
+    [first] = run(1, each=2, advantage="rloo", value_warmup_iterations=1).seen
+    assert not torch.equal(first.before[0], first.after[0])
+
+
 def test_both_rates_rise_and_then_fall_to_nothing(run: Runner) -> None:
     seen = run(4, warmup_iterations=1).seen
     policy, critic = zip(*(s.rates for s in seen), strict=True)

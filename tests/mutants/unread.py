@@ -178,7 +178,7 @@ UNREAD = [
     unread(
         "updates.value_warmup_iterations",
         PPO,
-        "trained=self.iteration >= settings.value_warmup_iterations,",
+        "trained=self.iteration >= warmup,",
         "trained=True,",
     ),
     unread(

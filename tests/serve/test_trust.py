@@ -19,7 +19,9 @@ def test_local_names_are_answered(host: str) -> None:
     require_trusted(request(host=host), "127.0.0.1")
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:8000", "", "localhost."])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example:8000", "", "localhost.", "[::1"]
+)
 def test_a_foreign_name_for_this_machine_is_refused(host: str) -> None:
     with pytest.raises(ApiError) as caught:
         require_trusted(request(host=host), "127.0.0.1")
@@ -30,7 +32,9 @@ def test_a_server_for_other_machines_answers_to_any_name() -> None:
     require_trusted(request(host="box.lan:8000"), "0.0.0.0")
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9000"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://127.0.0.1:9000", "http://[::1"]
+)
 @pytest.mark.parametrize("bound_to", ["127.0.0.1", "0.0.0.0"])
 def test_a_page_of_another_site_is_refused(origin: str, bound_to: str) -> None:
     with pytest.raises(ApiError) as caught:

@@ -17,6 +17,7 @@ from rlhf_forge.fingerprint import changes
 from rlhf_forge.run_folder import LAST
 
 DEPENDENCIES = "forge_dependencies"
+OF_LIGHTNING = {"pytorch-lightning_version", "state_dict", "loops"}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -50,14 +51,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     @override
     def load_checkpoint(self, path: _PATH, *args: Any, **kwargs: Any) -> dict[str, Any]:
         try:
-            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise UserError(f"{path}: no such checkpoint") from None
         except Exception as error:  # torch.load raises half a dozen kinds for a cut file
             raise UserError(
                 f"{path}: truncated, or not a checkpoint of rlhf_forge",
-                hint="resume from another one in the same folder",
+                hint="start the stage again without --ckpt_path; what is there is kept beside it",
             ) from error
+        if not isinstance(checkpoint, dict) or not checkpoint.keys() >= OF_LIGHTNING:
+            raise UserError(f"{path}: not a checkpoint of rlhf_forge")
         return checkpoint
 
 

@@ -113,8 +113,9 @@ def told(stage: Rehearsal, data: PreferenceDataModule, writes: Writes) -> Iterat
     config, folder = stage.config, stage.folder
     yield f"stage: {stage.stage}, {config.model.class_path}"
     yield f"folder: {folder}"
-    if config.ckpt_path is not None:
-        yield f"goes on from: {find_checkpoint(config.ckpt_path, folder, word='fit')}"
+    checkpoint = find_checkpoint(config.ckpt_path, folder, word="fit")
+    if checkpoint is not None:
+        yield f"goes on from: {checkpoint}"
     elif (folder / "artefact" / MANIFEST).is_file():
         yield "what is there now is kept beside it"
     yield (

@@ -83,19 +83,32 @@ def _read_json(place: Path) -> Numbered:
 def _items(place: Path, text: str, at: int) -> Numbered:
     """Elements of an array whose bracket ended at ``at``, each with its first line's number."""
     decoder = json.JSONDecoder()
-    number, counted = 1, 0
+    number, counted, separator = 1, 0, ","
     at = _skip_blank(text, at)
-    while text[at : at + 1] != "]":
+    if text[at : at + 1] == "]":
+        separator = "]"
+    while separator == ",":
         number, counted = number + text.count("\n", counted, at), at
         with _broken_json(place, None):
             fields, at = decoder.raw_decode(text, at)
         yield number, fields
         at = _skip_blank(text, at)
-        if text[at : at + 1] == ",":
-            at = _skip_blank(text, at + 1)
-        elif text[at : at + 1] != "]":
-            number += text.count("\n", counted, at)
-            raise UserError(f"{place}:{number}: broken JSON: neither , nor ] behind an element")
+        separator = text[at : at + 1]
+        if separator not in {",", "]"}:
+            raise UserError(
+                f"{place}:{_line_at(text, at)}: broken JSON: neither , nor ] behind an element"
+            )
+        at = _skip_blank(text, at + 1) if separator == "," else at
+    at = _skip_blank(text, at + 1)
+    if at < len(text):
+        raise UserError(
+            f"{place}:{_line_at(text, at)}: broken JSON: something behind the array's end",
+            hint="one array a file; or one object a line, without brackets",
+        )
+
+
+def _line_at(text: str, at: int) -> int:
+    return 1 + text.count("\n", 0, at)
 
 
 def _skip_blank(text: str, at: int) -> int:

@@ -70,7 +70,16 @@ def _missing(place: Path) -> UserError:
 
 
 def _from_function(path: str, *, split: str, seed: int) -> Iterator[Row]:
-    rows = _function(path)(seed=seed, split=split)
+    function = _function(path)
+    try:
+        rows = function(seed=seed, split=split)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"{path}: raised {type(error).__name__}: {_first_line(error)}",
+            hint="it is called as function(seed=..., split=...) and returns a list of dicts",
+        ) from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: must return a list of dicts, gave a {type(rows).__name__}")
     yield from ((f"{path} row {number}", fields) for number, fields in enumerate(rows, 1))
@@ -120,6 +129,11 @@ def _load_folder(place: Path) -> Any:
             f"{place}: a folder, but not one that `datasets` saved (save_to_disk)",
             hint=f"give a file in it: {', '.join(names[:5])}" if names else "it holds no data",
         ) from None
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{place}: broken, or not what `datasets` saved: {_first_line(error)}",
+            hint="save it again with save_to_disk",
+        ) from None
 
 
 def _load_hub(name: str, split: str) -> Any:
@@ -141,5 +155,5 @@ def _load_hub(name: str, split: str) -> Any:
         ) from None
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from math import isfinite
 from typing import Any
 
 from rlhf_forge.data.records import Conversation
@@ -125,6 +126,9 @@ def _numbers(path: str, values: Any, what: str, count: int) -> list[float]:
         ) from None
     if len(numbers) != count:
         raise UserError(f"{path}: gave {len(numbers)} {what} for {count} responses")
+    if not all(map(isfinite, numbers)):
+        odd = next(row for row, number in enumerate(numbers) if not isfinite(number))
+        raise UserError(f"{path}: gave {numbers[odd]} in its {what}, for response {odd + 1}")
     return numbers
 
 

@@ -78,9 +78,14 @@ def score_pairs(backbone: Backbone, role: str, pairs: Sequence[PairExample]) -> 
                 role=role,
             )
             scores[:, rows] = values.view(2, -1).cpu()
-    told = [pair.record.fields.get("agreement") for pair in pairs]
-    agreement = [None if a is None else float(a) for a in told]
+    agreement = [_share(pair.record.fields.get("agreement")) for pair in pairs]
     return PairScores(scores[0].tolist(), scores[1].tolist(), [1.0] * len(pairs), agreement)
+
+
+def _share(told: object) -> float | None:
+    """A column of the name may hold anything: only a share is one."""
+    is_number = isinstance(told, int | float) and not isinstance(told, bool)
+    return float(told) if is_number and 0 <= told <= 1 else None
 
 
 def by_kind(pairs: Sequence[PairExample]) -> dict[str, list[int]]:

@@ -180,11 +180,12 @@ class PPOModule(LightningModule):
             Statistics of every step, that at which it stopped included.
         """
         settings = self.update_settings
+        warmup = settings.value_warmup_iterations if "value" in self.trained_roles else 0
         terms = PolicyTerms(
             temperature=self.sampling.temperature,
             max_new_tokens=self.sampling.max_new_tokens,
             kl_coef=self.kl_coef if self.objective.kl_in == "loss" else 0.0,
-            trained=self.iteration >= settings.value_warmup_iterations,
+            trained=self.iteration >= warmup,
         )
         lengths, scored_by = row_ends(experience.mask), self.micro_batch_tokens
         updates: list[UpdateStats] = []
