@@ -604,6 +604,15 @@ def test_a_seed_that_numpy_would_refuse_is_told(
     assert error == f"seed_everything: must be a whole number from 0 to 2**32 - 1, got {seed}"
 
 
+def test_a_file_where_the_runs_folder_should_be_is_told(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("lightning_logs").mkdir()
+    Path("lightning_logs/x").write_text("a file")
+    error, _ = told(FIT, capsys)
+    assert "lightning_logs/x: a file, where the run's folder" in error
+
+
 def test_a_function_of_data_that_fails_is_told(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,27 @@ def test_a_call_gets_what_was_typed_and_gives_its_status() -> None:
     assert parsed_call(command, ["a", "--loud", "true"], "command") == 1
 
 
+def test_a_flag_with_nothing_behind_it_is_true() -> None:
+    for arguments in (["a", "--loud"], ["a", "--loud", "--number", "2"], ["--loud=true", "a"]):
+        assert parsed_call(command, arguments, "command") == 1
+    assert parsed_call(command, ["a", "--loud=false"], "command") == 0
+
+
+def two_words(data_seed: int = 0) -> int:
+    """Do it.
+
+    Args:
+        data_seed: Of the data.
+    """
+    return data_seed
+
+
+def test_a_key_of_two_words_may_be_typed_with_a_dash() -> None:
+    assert parsed_call(two_words, ["--data-seed", "3"], "command") == 3
+    assert parsed_call(two_words, ["--data-seed=4"], "command") == 4
+    assert parsed_call(two_words, ["--data_seed=5"], "command") == 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "hint"),
     [

@@ -29,7 +29,7 @@ from rlhf_forge.modules.calibration import require_enough_held_out
 from rlhf_forge.modules.roles import expected_of
 from rlhf_forge.parsed_stage import ParsedStage
 from rlhf_forge.parsing import first_line
-from rlhf_forge.preflight import fitting_parents
+from rlhf_forge.preflight import fitting_parents, require_place
 from rlhf_forge.run_folder import find_checkpoint, last_checkpoint, set_aside
 from rlhf_forge.stage_config import class_at, length_of, missing_parents, one_line, parents_of
 
@@ -142,6 +142,7 @@ class ForgeCLI(ParsedStage):
             require_same_run(Path(checkpoint), self.dependencies)
         if config.trainer.fast_dev_run:
             return
+        require_place(self.folder)
         if checkpoint is None or self.folder.resolve() not in Path(checkpoint).resolve().parents:
             self._require_all_it_needs()  # before anything is moved
             rank_zero_only(set_aside)(self.folder)

@@ -2,10 +2,11 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import is_dataclass
 from importlib import import_module
-from typing import Any, NoReturn
+from itertools import zip_longest
+from typing import Any, NoReturn, get_type_hints
 
 from jsonargparse import ArgumentParser
 from typing_extensions import override
@@ -80,9 +81,23 @@ def parsed_call(function: Callable[..., Any], arguments: Sequence[str], word: st
     parser = TerseParser(prog=f"python -m rlhf_forge {word}")
     parser.add_function_arguments(function, as_positional=True, fail_untyped=True)
     _take_several_words(parser)
-    parsed = parser.parse_args(list(arguments))
+    flags = {name for name, kind in get_type_hints(function).items() if kind is bool}
+    parsed = parser.parse_args(list(_as_keys(arguments, flags)))
     status: int | None = function(**parser.instantiate(parsed).as_dict())
     return status
+
+
+def _as_keys(arguments: Sequence[str], flags: Set[str]) -> Iterator[str]:
+    """Options as the parser knows them: data_seed for data-seed, and a flag alone is true."""
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        if not argument.startswith("--"):
+            yield argument
+            continue
+        key, equals, value = argument.partition("=")
+        key = "--" + key[2:].replace("-", "_")
+        yield f"{key}{equals}{value}"
+        if key[2:] in flags and not equals and (not following or following.startswith("--")):
+            yield "true"
 
 
 def _take_several_words(parser: ArgumentParser) -> None:

@@ -193,6 +193,7 @@ def test_without_a_policy_nothing_is_evaluated(
         ("ppo.yaml", "minibatch_size: 4", "minibatch_size: 0", "minibatch_size must be 1 or more"),
         ("ppo.yaml", "max_new_tokens", "max_new_tokns", "rollout.max_new_tokns: no such key"),
         ("ppo.yaml", "max_length: 64", "max_length: 126", "data.max_length: must be at most 124"),
+        ("ppo.yaml", "fraction: 0.2", "fraction: 0", "data.validation_fraction: 0 for stage ppo"),
         ("evaluate.yaml", "", "nmber: 3", "evaluate.nmber: no such key"),
         ("evaluate.yaml", "", "number: 0", "evaluate.number must be 1 or more, got 0"),
         ("evaluate.yaml", "", "judge: nowhere:score", "no function nowhere:score"),

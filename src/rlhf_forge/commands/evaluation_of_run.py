@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rlhf_forge.data.tokenize import PairExample, PromptExample
+from rlhf_forge.errors import UserError
 from rlhf_forge.evaluation.rewards import MODEL_ALONE, Reward
 from rlhf_forge.evaluation.summary import EvaluationSettings, Evaluator
 from rlhf_forge.reward_terms import terms_of
@@ -77,6 +78,11 @@ def evaluator_of(
     if module.reference == "sft":
         artefacts["reference"] = (module.sft, "sft")
     prompts = first.data("prompts")
+    if not prompts.held_out:
+        raise UserError(
+            f"{policies[0]}: no prompt is held out to evaluate on",
+            hint="raise data.validation_fraction, or give data.validation a file",
+        )
     return Evaluator(
         backbone=_backbone_with(artefacts, module, prompts.template),
         template=prompts.template,

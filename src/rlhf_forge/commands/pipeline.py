@@ -87,6 +87,7 @@ def _turn(stage: "ParsedStage") -> int:
 
 def _look_ahead(stages: dict[str, "ParsedStage"]) -> None:
     """Find the mistakes in all configs, and data that is not there, before the first stage runs."""
+    from rlhf_forge.commands.evaluation_of_run import POLICY_STAGES
     from rlhf_forge.data.sources import is_function, read_rows
 
     for parsed in stages.values():
@@ -97,6 +98,13 @@ def _look_ahead(stages: dict[str, "ParsedStage"]) -> None:
         for path, split in ((data.path, data.split), (data.validation, data.validation_split)):
             if path is not None and not is_function(path):
                 next(read_rows(path, split=split, seed=data.seed))
+        held_out = data.validation is not None or is_function(data.path) or data.validation_fraction
+        if parsed.stage in POLICY_STAGES and not held_out:
+            raise UserError(
+                f"data.validation_fraction: 0 for stage {parsed.name}, but the pipeline evaluates "
+                "on its held-out prompts",
+                hint="raise it, or give data.validation a file",
+            )
 
 
 def _run(stage: "ParsedStage") -> float:

@@ -84,8 +84,9 @@ def score_pairs(backbone: Backbone, role: str, pairs: Sequence[PairExample]) -> 
 
 def _share(told: object) -> float | None:
     """A column of the name may hold anything: only a share is one."""
-    is_number = isinstance(told, int | float) and not isinstance(told, bool)
-    return float(told) if is_number and 0 <= told <= 1 else None
+    if isinstance(told, bool) or not isinstance(told, int | float) or not 0 <= told <= 1:
+        return None
+    return float(told)
 
 
 def by_kind(pairs: Sequence[PairExample]) -> dict[str, list[int]]:
