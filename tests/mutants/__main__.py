@@ -9,10 +9,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-# Read when the libraries are loaded, so before all else.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 from tests import mutants
 from tests.mutants.change import Mutant
 from tests.mutants.classic import CLASSIC
@@ -46,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     wanted = chosen(options.words)
     asked = {mutant.fault: options.tests or mutant.tests for mutant in wanted}
+    # Read when the libraries are loaded, and that is done by the copy.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["HF_HUB_OFFLINE"] = "1"
     start = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # neither folder nor fork stays behind
     with tempfile.TemporaryDirectory(prefix="mutants_") as folder:
