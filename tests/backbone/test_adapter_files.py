@@ -171,3 +171,8 @@ def test_half_a_pair_is_refused_by_name(policy: Path) -> None:
     missing = "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"
     edit_weights(policy, {missing: None})
     assert missing in refusal(policy)
+
+
+def test_weights_of_another_rank_than_the_config_says_are_refused(policy: Path) -> None:
+    edit_config(policy, r=7)
+    assert "says r 7" in refusal(policy)

@@ -157,3 +157,13 @@ def test_an_artefact_whose_base_changed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another base"):
         export(run / "ppo" / "artefact", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_artefact_is_refused_and_nothing_is_left_behind(
+    base: Path, tmp_path: Path
+) -> None:
+    config = write_run(tmp_path / "broken", base=base) / "ppo/artefact/adapter_config.json"
+    config.write_text(config.read_text()[:40])
+    with pytest.raises(UserError, match="adapter_config.json: broken JSON"):
+        export(config.parent, tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))

@@ -97,7 +97,13 @@ def read_adapter(folder: Path) -> AdapterWeights:
         other = key.removesuffix(suffix) + ".lora_B.weight"
         if other not in tensors:
             raise UserError(f"{folder / WEIGHTS}: lacks {other}")
-        pairs[name] = (tensors.pop(key), tensors.pop(other))
+        down, up = tensors.pop(key), tensors.pop(other)
+        if (down.shape[0], up.shape[-1]) != (lora.r, lora.r):
+            raise UserError(
+                f"{folder / WEIGHTS}: {name} is of rank {down.shape[0]} and {up.shape[-1]}, where "
+                f"{CONFIG} says r {lora.r}"
+            )
+        pairs[name] = (down, up)
     if tensors:
         raise UserError(f"{folder / WEIGHTS}: not a plain LoRA adapter: holds {min(tensors)}")
     return AdapterWeights(lora, pairs, head)

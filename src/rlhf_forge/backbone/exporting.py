@@ -41,6 +41,7 @@ def export_adapter(artefact: Path, out: Path, *, base: str) -> None:
         base: The artefact's base. A hub name stays; what only we can read (package:, a relative
             path) is replaced by the folder's full path.
     """
+    read_adapter(artefact)  # what is broken is refused before anything is copied
     shutil.copytree(artefact, out)
     if not Path(base).expanduser().is_dir() and ":" not in base:
         return

@@ -74,7 +74,11 @@ def write_export(artefact: Path, out: Path, *, merge: bool = False) -> int:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     write = _write_merged if merge else _write_adapter
-    status = write(manifest, artefact, unfinished, base)
+    try:
+        status = write(manifest, artefact, unfinished, base)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     _put(unfinished, out)
     _tell(f"README.md in {out} says how to load it")
     return status
