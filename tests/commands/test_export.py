@@ -164,6 +164,6 @@ def test_a_broken_artefact_is_refused_and_nothing_is_left_behind(
 ) -> None:
     config = write_run(tmp_path / "broken", base=base) / "ppo/artefact/adapter_config.json"
     config.write_text(config.read_text()[:40])
-    with pytest.raises(UserError, match="adapter_config.json: broken JSON"):
+    with pytest.raises(UserError, match="broken JSON"):
         export(config.parent, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
