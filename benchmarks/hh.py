@@ -67,6 +67,7 @@ def page(found: dict[str, Any]) -> str:
     seconds = ", ".join(f"{stage} {spent:.0f}" for stage, spent in found["seconds"].items())
     lines += [
         "",
+        *shrunk(found["models"]),
         f"PPO over SFT: {gain['gold']:+.2f} (se {gain['se']:.2f}), wins {wins['ppo_vs_sft']:.0%} "
         f"({wins['low']:.0%} to {wins['high']:.0%}).",
         "",
@@ -82,6 +83,20 @@ def page(found: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def shrunk(models: dict[str, Any]) -> list[str]:
+    """What to make of it where PPO's answers have lost most of their length."""
+    before, after = (models[name]["length"] for name in ("sft", "ppo"))
+    if after > before / 2:
+        return []
+    return [
+        f"**The score says nothing good.** PPO's responses shrank from {before:.0f} tokens to "
+        f"{after:.0f}: it found what a reward model that knows hardly more than chance happens to "
+        "like. That is over-optimisation, and the score alone, or the win rate, would not show it: "
+        "look at the length, and read samples.jsonl.",
+        "",
+    ]
 
 
 if __name__ == "__main__":
