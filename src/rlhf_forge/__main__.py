@@ -40,10 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _told(error: UserError) -> int:
-    sys.stderr.write(f"error: {error}\n")
+    sys.stderr.write(f"error: {_who()}{error}\n")
     if error.hint is not None:
         sys.stderr.write(f"hint: {error.hint}\n")
     return 2
+
+
+def _who() -> str:
+    """Which of several processes speaks; the first, and one alone, need not say."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    number = next((os.environ[name] for name in names if name in os.environ), "0")
+    return "" if number == "0" else f"process {number}: "
 
 
 def _dispatch(arguments: list[str]) -> int:

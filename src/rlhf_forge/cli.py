@@ -1,5 +1,6 @@
 """``fit``, ``validate``, ``test`` and ``predict``: Lightning's command line, set up for RLHF."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from rlhf_forge.callbacks.checkpoints import (
 from rlhf_forge.callbacks.guard import DivergenceGuard
 from rlhf_forge.callbacks.predictions import PREDICTIONS
 from rlhf_forge.callbacks.stopping import CleanStop
+from rlhf_forge.callbacks.strategy import SharedRows
 from rlhf_forge.errors import UserError
 from rlhf_forge.fingerprint import has_finished
 from rlhf_forge.modules.calibration import require_enough_held_out
@@ -30,6 +32,7 @@ from rlhf_forge.modules.roles import expected_of
 from rlhf_forge.parsed_stage import ParsedStage
 from rlhf_forge.parsing import first_line
 from rlhf_forge.preflight import fitting_parents, require_place
+from rlhf_forge.processes import processes_of, require_startable
 from rlhf_forge.run_folder import find_checkpoint, last_checkpoint, set_aside
 from rlhf_forge.stage_config import class_at, length_of, missing_parents, one_line, parents_of
 
@@ -89,13 +92,15 @@ class ForgeCLI(ParsedStage):
                 self.trainer_defaults["callbacks"].remove(bar)
         if any(isinstance(c, Checkpoint) for c in named):
             settings["enable_checkpointing"] = True
+        if processes_of(given) > 1:
+            settings["strategy"] = SharedRows()
         if given.logger is None:
             settings["logger"] = TensorBoardLogger(
                 self.folder, name="", version="", default_hp_metric=False
             )
         try:
             return super().instantiate_trainer(**settings, **kwargs)
-        except (ValueError, MisconfigurationException) as error:
+        except (RuntimeError, TypeError, ValueError, MisconfigurationException) as error:
             raise UserError(f"trainer: {first_line(error)}") from error
 
     def run(self) -> None:
@@ -104,6 +109,7 @@ class ForgeCLI(ParsedStage):
         Raises:
             UserError: For a mistake that shows only now.
         """
+        require_startable(self.config.trainer, [self.word, *self.typed], sys.argv[1:])
         if self.word == "fit":
             if self.finished_before():
                 return
@@ -115,6 +121,9 @@ class ForgeCLI(ParsedStage):
                 ckpt_path=self.config.ckpt_path,
                 **QUIETLY[self.word],
             )
+        except UserError:
+            self._end_the_others()
+            raise
         except MisconfigurationException as error:
             raise UserError(f"trainer: {first_line(error)}") from error
         except SIGTERMException:
@@ -192,6 +201,12 @@ class ForgeCLI(ParsedStage):
         chat = f"python -m rlhf_forge chat {self.folder / 'artefact'}"
         following = AFTER.get(self.stage)
         sys.stderr.write(f"next: {self.command_of(following) if following else chat}\n")
+
+    def _end_the_others(self) -> None:
+        """End the processes that Lightning has started: they would wait for this one."""
+        launcher = self.trainer.strategy.launcher
+        if launcher is not None:
+            launcher.kill(signal.SIGKILL)
 
     @rank_zero_only
     def _say_how_to_go_on(self) -> None:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlhf_forge import ranks
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.scoring import row_width, score, values_before
 from rlhf_forge.data.collate import micro_batches
@@ -86,7 +87,8 @@ class Experience:
         )
 
 
-# For each epoch its minibatches, for each minibatch its micro-batches, for each its row numbers.
+# For each epoch its minibatches, for each minibatch its micro-batches, for each its row numbers: of
+# several processes each has the rows that it works on.
 Plan = list[list[list[list[int]]]]
 
 
@@ -122,8 +124,12 @@ def plan_updates(
     for epoch in range(epochs):
         order = generator(seed, "shuffle", iteration, epoch).permutation(count)
         chunks = order.reshape(-1, minibatch_size).tolist()
-        plan.append([_cut(rows, lengths, max_tokens) for rows in chunks])
+        plan.append([_cut(_own(rows, lengths), lengths, max_tokens) for rows in chunks])
     return plan
+
+
+def _own(rows: list[int], lengths: Sequence[int]) -> list[int]:
+    return [rows[place] for place in ranks.dealt([lengths[row] for row in rows], ranks.rank())]
 
 
 def _cut(rows: list[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -149,8 +155,9 @@ def score_rollout(
         tokens: Prompt and response, right-padded.
         mask: True on response tokens.
         finished: False where the length limit cut the response.
-        batches: Rows scored together. If these are the micro-batches of the first epoch, the
-            first update sees the very same numbers and its ratio is exactly 1.
+        batches: Rows scored together; all numbers of other rows are 0. If these are the
+            micro-batches of the first epoch, the first update sees the very same numbers and its
+            ratio is exactly 1.
         temperature: The responses were sampled at.
     """
     blank = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
@@ -183,6 +190,12 @@ def score_rollout(
             at_one = reference if temperature == 1.0 else None
             rollout.scores[rows] = score(backbone, part, targets, ref_log_probs=at_one)
     return rollout
+
+
+def put_together(rollout: Rollout) -> Rollout:
+    """The rollout whose rows several processes have scored, each some."""
+    scored = ("log_probs", "ref_log_probs", "values", "scores", "entropy")
+    return replace(rollout, **{name: ranks.summed(getattr(rollout, name)) for name in scored})
 
 
 def fitting(

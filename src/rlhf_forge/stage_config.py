@@ -1,6 +1,5 @@
 """What the config of a stage may not say, and what is filled in where it is silent."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -12,6 +11,7 @@ from rlhf_forge.artefact import MANIFEST
 from rlhf_forge.errors import UserError
 from rlhf_forge.functional.kl import MAX_RELATIVE_ERROR
 from rlhf_forge.parsing import first_line, innermost, user_error_in
+from rlhf_forge.processes import mistakes_in_processes
 from rlhf_forge.reward_terms import artefact_in, filled_in
 from rlhf_forge.run_folder import stage_folder
 from rlhf_forge.words import nearest
@@ -25,7 +25,6 @@ STAGE_CLASSES = {
 }
 # A run is one virtual epoch, as long as total_steps or total_iterations says.
 LENGTH = "set model.init_args.total_steps (total_iterations in PPO) instead"
-ONE_DEVICE = "rlhf_forge trains on one device: --trainer.devices 1, or [2] for the third GPU"
 # Keys of the Trainer that would break what the stages promise: legal values, and the way out.
 TRAINER_KEYS: dict[str, tuple[tuple[object, ...], str]] = {
     **dict.fromkeys(
@@ -40,9 +39,10 @@ TRAINER_KEYS: dict[str, tuple[tuple[object, ...], str]] = {
     "precision": (("32-true", "32", 32), "set model.init_args.backbone.precision instead"),
     "default_root_dir": ((None,), "set run and name: the folder is lightning_logs/<run>/<name>"),
     "overfit_batches": ((0.0,), "give data.path a file of a few records instead"),
-    # Counts are not summed over processes, so on several devices they would be wrong.
-    "num_nodes": ((1,), ONE_DEVICE),
-    "strategy": (("auto", "single_device"), ONE_DEVICE),
+    "strategy": (
+        ("auto",),
+        "each process has the whole model, and a share of the rows; docs/scale.md says more",
+    ),
 }
 PARENTS = ("sft", "reward")
 # Names that stand for something else in a run: the bare base, and where the pipeline exports to.
@@ -84,23 +84,7 @@ def _mistakes_in_trainer(trainer: Any) -> Iterator[UserError]:
         if value not in legal:
             got = getattr(value, "class_path", value)
             yield UserError(f"trainer.{key}: rlhf_forge decides this, got {got}", hint=way_out)
-    if not _is_one_device(trainer.devices):
-        yield UserError(
-            f"trainer.devices: must name one device, got {trainer.devices}", hint=ONE_DEVICE
-        )
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        yield UserError(
-            f"WORLD_SIZE: {processes} processes were started, and one is to train",
-            hint="start it as `python -m rlhf_forge`, without torchrun",
-        )
-
-
-def _is_one_device(devices: Any) -> bool:
-    """Whether Lightning takes exactly one: the number 1, or a list of one index."""
-    if isinstance(devices, str) and "," in devices:
-        devices = [index for index in devices.split(",") if index.strip()]
-    return len(devices) == 1 if isinstance(devices, list) else devices in {1, "1"}
+    yield from mistakes_in_processes(trainer)
 
 
 def _mistakes_in_sizes(batch_size: int, arguments: Any) -> Iterator[UserError]:

@@ -133,7 +133,7 @@ def test_independent_mistakes_are_told_in_one_go(
 
 
 def test_so_are_those_in_the_keys(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    keys = ["--trainer.devices=2", "--trainer.max_steps=5", "--checkpoint_every=0"]
+    keys = ["--trainer.devices=auto", "--trainer.max_steps=5", "--checkpoint_every=0"]
     keys += ["--data.batch_size=6", "--model.init_args.objective.kl_coef=-1"]
     assert [line.split()[0] for line in refusals(["ppo.yaml", *keys], capsys)] == [
         "checkpoint_every:",

@@ -12,12 +12,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from typing_extensions import override
 
+from rlhf_forge import ranks
 from rlhf_forge.errors import UserError
 from rlhf_forge.fingerprint import changes
 from rlhf_forge.run_folder import LAST
 
 DEPENDENCIES = "forge_dependencies"
 OF_LIGHTNING = {"pytorch-lightning_version", "state_dict", "loops"}
+PROCESSES = "forge_processes"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -84,11 +86,25 @@ class IterationCheckpoint(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[DEPENDENCIES] = self.dependencies
+        checkpoint[PROCESSES] = trainer.world_size
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        written_by = checkpoint.get(PROCESSES, 1)
+        if written_by != trainer.world_size:
+            raise UserError(
+                f"ckpt_path: written by a run of {written_by} processes, and this one has "
+                f"{trainer.world_size}: sums would be rounded otherwise from here on",
+                hint="go on with as many, or start a new run without --ckpt_path",
+            )
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for litter in _folder(trainer).glob("*.tmp-*"):
-            litter.unlink(missing_ok=True)
+        if trainer.is_global_zero:
+            for litter in _folder(trainer).glob("*.tmp-*"):
+                litter.unlink(missing_ok=True)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -113,10 +129,10 @@ def batches_done(trainer: Trainer) -> int:
 
 
 def was_cut_short(trainer: Trainer) -> bool:
-    """Whether trainer.max_time ran out before the run was at its end."""
+    """Whether trainer.max_time ran out before the run was at its end, by any process's clock."""
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
     left = [timer.time_remaining() for timer in timers]
-    over = any(seconds is not None and seconds <= 0 for seconds in left)
+    over = ranks.any_of(any(seconds is not None and seconds <= 0 for seconds in left))
     return over and trainer.should_stop and batches_done(trainer) < trainer.limit_train_batches
 
 

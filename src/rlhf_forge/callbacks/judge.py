@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from rlhf_forge import ranks
 from rlhf_forge.evaluation.judges import judge, load_function
 from rlhf_forge.evaluation.statistics import mean_of
 from rlhf_forge.generation.decode import Request
@@ -42,15 +43,13 @@ class Judge(Callback):
             for row, prompt in enumerate(prompts)
         ]
         responses = generated(module, requests)
-        verdict = judge(
-            self.function,
-            [example.record.prompt for example in examples],
-            [module.template.decode(response.tokens) for response in responses],
-            [
-                example.record.fields | {"finished": response.finished}
-                for example, response in zip(examples, responses, strict=True)
-            ],
-        )
+        texts = [module.template.decode(response.tokens) for response in responses]
+        records = [
+            example.record.fields | {"finished": response.finished}
+            for example, response in zip(examples, responses, strict=True)
+        ]
+        asked = [example.record.prompt for example in examples]
+        verdict = ranks.from_first(lambda: judge(self.function, asked, texts, records))
         module.log("judge/score", mean_of(verdict.scores).value)
         if verdict.correct is not None:
             module.log("judge/accuracy", mean_of(verdict.correct).value)

@@ -16,8 +16,9 @@ class PredictionWriter(Callback):
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.path = Path(trainer.default_root_dir) / PREDICTIONS
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("")
+        if trainer.is_global_zero:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text("")
 
     @override
     def on_predict_batch_end(
@@ -27,5 +28,6 @@ class PredictionWriter(Callback):
         outputs: Any,
         *args: Any,
     ) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in outputs)
+        if trainer.is_global_zero:  # every process has all rows
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in outputs)

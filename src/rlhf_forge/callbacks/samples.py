@@ -30,7 +30,7 @@ class SampleWriter(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget what a killed run wrote behind its checkpoint: it is written again."""
         path = _file(trainer)
-        if not path.is_file():
+        if not trainer.is_global_zero or not path.is_file():
             return
         done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         with path.open(encoding="utf-8") as file:
@@ -58,6 +58,8 @@ class SampleWriter(Callback):
     def _write(self, trainer: Trainer, module: PPOModule, iteration: int) -> None:
         records = [example.record for example in module.held_out[: self.number]]
         answers = {role: _answers(module, records, role) for role in ("reference", "policy")}
+        if not trainer.is_global_zero:
+            return
         rows = [
             {
                 "iteration": iteration,

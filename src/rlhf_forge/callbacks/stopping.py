@@ -6,9 +6,11 @@ import threading
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
-from rlhf_forge.callbacks.checkpoints import save_last
+from rlhf_forge import ranks
+from rlhf_forge.callbacks.checkpoints import batches_done, save_last
 
 SAID = b"\nstopping behind this step (a second Ctrl-C stops at once)\n"
 
@@ -18,23 +20,31 @@ class CleanStop(Callback):
 
     In the middle of a step there is nothing to save that a run could go on from to the same
     weights. SIGTERM is caught by Lightning, which leaves behind the step too, but saves nothing.
+    Of several processes all leave behind the same step, whichever was told. Lightning's handler of
+    SIGTERM, which waits for them in the middle of one, is put aside then.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self.terminated = False
         self.before: Any = None
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():  # only there one may
             self.before = signal.signal(signal.SIGINT, self._ask)
+            if trainer.world_size > 1:
+                signal.signal(signal.SIGTERM, self._terminate)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if self.asked or trainer.received_sigterm:
+        asked = ranks.any_of(self.asked)
+        terminated = ranks.any_of(self.terminated)
+        if asked or terminated or trainer.received_sigterm:
             save_last(trainer)
-        if self.asked:
+        if asked:
             raise KeyboardInterrupt
+        if terminated and batches_done(trainer) < trainer.limit_train_batches:
+            raise SIGTERMException
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -60,6 +70,9 @@ class CleanStop(Callback):
         if self.before is not None:
             signal.signal(signal.SIGINT, self.before)
             self.before = None
+
+    def _terminate(self, number: int, frame: object) -> None:
+        self.terminated = True
 
     def _ask(self, number: int, frame: object) -> None:
         if self.asked:

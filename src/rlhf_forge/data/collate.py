@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from rlhf_forge import ranks
 from rlhf_forge.data.tokenize import DemonstrationExample, PairExample, PromptExample
 
 PAD = 0
@@ -124,6 +125,27 @@ def micro_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]
         cuts.append(order[start : ends[start]])
         start = ends[start]
     return cuts
+
+
+def own_micro_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+    """Those of the rows that this process works on; with one process, of all.
+
+    Returns:
+        Row numbers of the whole step; none if there are fewer rows than processes.
+    """
+    return _micro_batches_of(ranks.rank(), lengths, max_tokens)
+
+
+def all_micro_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+    """Those of all processes, one process after the other."""
+    each = (_micro_batches_of(rank, lengths, max_tokens) for rank in range(ranks.count()))
+    return [cut for cuts in each for cut in cuts]
+
+
+def _micro_batches_of(rank: int, lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    rows = ranks.dealt(lengths, rank)
+    cuts = micro_batches([lengths[row] for row in rows], max_tokens=max_tokens)
+    return [[rows[place] for place in cut] for cut in cuts]
 
 
 def take(batch: Batch, rows: Sequence[int]) -> Batch:

@@ -124,15 +124,9 @@ class PreferenceDataModule(LightningDataModule):
         return self.train.fingerprint()
 
     def stream(self, start: int = 0) -> Stream:
-        """Batches of this rank's (position, number of the example), from ``start`` without end."""
-        return Stream(
-            len(self.train.examples),
-            batch_size=self.batch_size,
-            seed=self.seed,
-            start=start,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
-        )
+        """Batches of (position, number of the example), from ``start`` without end."""
+        examples = self.train.examples
+        return Stream(len(examples), batch_size=self.batch_size, seed=self.seed, start=start)
 
     def record_at(self, position: int) -> Record:
         """The training record at a position of the stream; after `setup`."""

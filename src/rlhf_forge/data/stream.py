@@ -20,39 +20,25 @@ class Stream(Sampler[list[tuple[int, int]]]):
 
     Args:
         size: Number of examples, at least 1.
-        batch_size: Rows of one optimiser step, over all ranks.
+        batch_size: Rows of one optimiser step. Every process reads all of them, and works on some.
         seed: Of the permutations.
         start: Position of the first row.
-        rank: This process; it gets rows rank, rank + world_size, ... of each batch.
-        world_size: Number of processes; divides ``batch_size``.
 
     Raises:
-        UserError: If ``batch_size`` is not positive, or no multiple of ``world_size``.
+        UserError: If ``batch_size`` is not positive.
     """
 
-    def __init__(
-        self,
-        size: int,
-        *,
-        batch_size: int,
-        seed: int,
-        start: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if batch_size < 1 or batch_size % world_size:
-            raise UserError(
-                f"data.batch_size: {batch_size} rows cannot be shared by {world_size} processes",
-                hint=f"set it to a multiple of {world_size}",
-            )
+    def __init__(self, size: int, *, batch_size: int, seed: int, start: int = 0) -> None:
+        if batch_size < 1:
+            raise UserError(f"data.batch_size: must be 1 or more, got {batch_size}")
         self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.start, self.rank, self.world_size = start, rank, world_size
+        self.start = start
 
     @override
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         first = self.start
         while True:
-            positions = range(first + self.rank, first + self.batch_size, self.world_size)
+            positions = range(first, first + self.batch_size)
             yield [(position, self.example_at(position)) for position in positions]
             first += self.batch_size
 

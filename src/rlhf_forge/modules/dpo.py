@@ -15,7 +15,7 @@ from typing_extensions import override
 from rlhf_forge.artefact import Expected
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
-from rlhf_forge.data.collate import PairBatch, PromptBatch, micro_batches
+from rlhf_forge.data.collate import PairBatch, PromptBatch, all_micro_batches, own_micro_batches
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import Example, PairExample
 from rlhf_forge.generation.sampler import Sampling
@@ -221,13 +221,14 @@ class DPOModule(LightningModule):
         reference: Float[Tensor, "two pairs"],
         backward: Callable[[Tensor], object],
     ) -> PairStats:
+        longer = batch.mask.sum(-1).view(2, -1).amax(0).tolist()
         return within_memory(
             self,
-            lambda: _cut(batch.mask.sum(-1).view(2, -1).amax(0).tolist(), self.micro_batch_tokens),
+            lambda: own_micro_batches(longer, max_tokens=_at_once(self.micro_batch_tokens)),
             lambda cuts: accumulate(
                 self.backbone, batch, reference, self.objective, cuts=cuts, backward=backward
             ),
-        )
+        ).put_together()
 
     def _reference_of(
         self, name: str, examples: list[PairExample], plan: Callable[[Cut], Plan], *, bar: bool
@@ -235,7 +236,8 @@ class DPOModule(LightningModule):
         """What the reference makes of the examples, in micro-batches as they were at first."""
 
         def cut(lengths: list[int]) -> list[list[int]]:
-            return _cut(lengths, self.reference_sizes.get(name, self.micro_batch_tokens))
+            size = self.reference_sizes.get(name, self.micro_batch_tokens)
+            return all_micro_batches(lengths, max_tokens=_at_once(size))
 
         bare = self.reference == "base"
         fingerprint = partial(
@@ -246,15 +248,13 @@ class DPOModule(LightningModule):
             precision=self.backbone_config.precision,
             device=self.backbone.device,
         )
-        ask = partial(
-            reference_log_probs,
-            self.backbone,
+        found = reference_log_probs(
+            self,
             examples,
+            lambda: plan(cut),
+            fingerprint=fingerprint,
             folder=Path(self.trainer.default_root_dir),
             bar=bar,
-        )
-        found = within_memory(
-            self, lambda: plan(cut), lambda cuts: ask(cuts, fingerprint=fingerprint(cuts))
         )
         self.reference_sizes.setdefault(name, self.micro_batch_tokens)
         return found
@@ -283,9 +283,9 @@ class DPOModule(LightningModule):
         self.log(f"{name}/accuracy", accuracy, batch_size=count, prog_bar=True)
 
 
-def _cut(lengths: list[int], max_tokens: int) -> list[list[int]]:
-    """Pairs by their longer side; each pair is two rows of the forward."""
-    return micro_batches(lengths, max_tokens=max(1, max_tokens // 2))
+def _at_once(max_tokens: int) -> int:
+    """Tokens of pairs by their longer side: each pair is two rows of the forward."""
+    return max(1, max_tokens // 2)
 
 
 def _whole(limit: float) -> int:

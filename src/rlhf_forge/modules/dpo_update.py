@@ -1,7 +1,7 @@
 """One optimiser step of DPO: the loss of a batch of pairs, over its micro-batches."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import log
 from typing import Literal
 
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf_forge import ranks
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.data.collate import PairBatch, take
 from rlhf_forge.functional.losses import dpo_loss
@@ -80,8 +81,10 @@ class PreferenceLoss:
 class PairStats:
     """What a pass over a batch saw; detached, chosen responses in row 0, rejected in row 1.
 
+    Where several processes share the batch: 0 for the pairs of the others.
+
     Attributes:
-        loss: Of the whole batch.
+        loss: Of all pairs together.
         log_probs: Summed log-probs of the policy, in nats.
         log_ratios: The same less those of the reference.
         rewards: Implied by them.
@@ -91,6 +94,10 @@ class PairStats:
     log_probs: Float[Tensor, "two pairs"]
     log_ratios: Float[Tensor, "two pairs"]
     rewards: Float[Tensor, "two pairs"]
+
+    def put_together(self) -> "PairStats":
+        """Of all pairs, where several processes have each seen some."""
+        return PairStats(*(ranks.summed(getattr(self, field.name)) for field in fields(self)))
 
 
 def accumulate(
@@ -109,17 +116,19 @@ def accumulate(
         batch: Of one optimiser step.
         reference: Summed log-probs of its responses under the reference.
         objective: The loss.
-        cuts: Pairs of each micro-batch.
+        cuts: Pairs of each micro-batch; the losses are divided by the number of the whole batch.
         backward: What is called with each micro-batch's loss; the step is the caller's to take.
     """
     num_pairs = len(batch.positions)
     lengths = batch.response.sum(-1).view(2, -1).float()
-    log_probs, loss = torch.zeros_like(reference), reference.new_zeros(())
+    loss = reference.new_zeros(())
+    log_probs, log_ratios, rewards = (torch.zeros_like(reference) for _ in range(3))
     for rows in cuts:
         policy = response_log_probs(backbone, "policy", take(batch, rows))
         part = objective(policy, reference[:, rows], lengths[:, rows], num_pairs=num_pairs)
         backward(part)
         log_probs[:, rows] = policy.detach()
+        log_ratios[:, rows] = policy.detach() - reference[:, rows]
+        rewards[:, rows] = objective.rewards(log_ratios[:, rows], lengths[:, rows])
         loss += part.detach()
-    log_ratios = log_probs - reference
-    return PairStats(loss, log_probs, log_ratios, objective.rewards(log_ratios, lengths))
+    return PairStats(loss, log_probs, log_ratios, rewards)

@@ -1,11 +1,13 @@
 """Less at once where the GPU's memory is full, and the same result."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
+from rlhf_forge import ranks
 from rlhf_forge.errors import UserError
 
 T = TypeVar("T")
@@ -28,25 +30,27 @@ def within_memory(module: Sized, cut: Callable[[], Cuts], attempt: Callable[[Cut
 
     A failed attempt counts for nothing: its gradients are dropped, and the next one begins with the
     first micro-batch. As losses are divided by the counts of the whole step, the result is the same
-    but for rounding.
+    but for rounding. Where memory runs out on one of several processes, all try again.
 
     Args:
         module: Its ``micro_batch_tokens`` is halved, for good, until the rows are cut otherwise.
         cut: Gives the rows of each micro-batch by the module's present size.
-        attempt: Takes them.
+        attempt: Takes them; waits for no other process.
 
     Raises:
         UserError: If memory runs out with one row at a time.
     """
     cuts = cut()
     while True:
-        try:
-            return attempt(cuts)
-        except torch.OutOfMemoryError:
-            pass  # the error holds what the attempt has allocated: it must be gone by now
+        done = _tried(partial(attempt, cuts))
+        wanted = module.micro_batch_tokens if done else _smaller(module, cut, cuts)
+        if not ranks.any_of(not done):
+            return done[0]
         module.zero_grad()
         torch.cuda.empty_cache()
-        cuts = _smaller(module, cut, cuts)
+        module.micro_batch_tokens = _agreed(wanted, "one row at a time")
+        _warn("micro_batch_tokens", module.micro_batch_tokens)
+        cuts = cut()
 
 
 def within_rows(module: Sized, count: int, attempt: Callable[[], T]) -> T:
@@ -54,22 +58,19 @@ def within_rows(module: Sized, count: int, attempt: Callable[[], T]) -> T:
 
     Args:
         module: Its ``max_rows`` is halved, for good.
-        count: Of the rows in all.
-        attempt: Generates, by the module's present size.
+        count: Of the rows that this process generates.
+        attempt: Generates, by the module's present size; waits for no other process.
 
     Raises:
         UserError: If memory runs out with one row at a time.
     """
     while True:
-        try:
-            return attempt()
-        except torch.OutOfMemoryError:
-            pass
+        done = _tried(attempt)
+        wanted = module.max_rows if done else min(module.max_rows, count) // 2
+        if not ranks.any_of(not done):
+            return done[0]
         torch.cuda.empty_cache()
-        rows = min(module.max_rows, count)
-        if rows == 1:
-            raise _full("generating one response at a time")
-        module.max_rows = rows // 2
+        module.max_rows = _agreed(wanted, "generating one response at a time")
         _warn("max_rows", module.max_rows)
 
 
@@ -84,16 +85,29 @@ def restore_sizes(checkpoint: dict[str, Any], module: Sized) -> None:
         module.micro_batch_tokens, module.max_rows = checkpoint["sizes"]
 
 
-def _smaller(module: Sized, cut: Callable[[], Cuts], cuts: Cuts) -> Cuts:
-    """The rows cut otherwise."""
-    smaller = cuts
-    while smaller == cuts:
+def _tried(attempt: Callable[[], T]) -> list[T]:
+    """What is made of an attempt; nothing if memory ran out, and by then that is free again."""
+    try:
+        return [attempt()]
+    except torch.OutOfMemoryError:
+        return []  # the error holds what the attempt has allocated
+
+
+def _smaller(module: Sized, cut: Callable[[], Cuts], cuts: Cuts) -> int:
+    """The size at which the rows are cut otherwise; 0 if they cannot be."""
+    while cut() == cuts:
         if module.micro_batch_tokens == 1 or max(map(len, cuts)) == 1:
-            raise _full("one row at a time")
+            return 0
         module.micro_batch_tokens //= 2
-        smaller = cut()
-    _warn("micro_batch_tokens", module.micro_batch_tokens)
-    return smaller
+    return module.micro_batch_tokens
+
+
+def _agreed(wanted: int, smallest: str) -> int:
+    """The least size that any process asks for."""
+    size = int(-ranks.largest(-wanted))
+    if size == 0:
+        raise _full(smallest)
+    return size
 
 
 def _warn(name: str, size: int) -> None:

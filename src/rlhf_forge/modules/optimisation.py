@@ -6,13 +6,16 @@ from functools import partial
 from math import cos, isfinite, pi
 from typing import Literal
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
+
+from rlhf_forge import ranks
 
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -78,16 +81,40 @@ def apply_gradients(
 ) -> Step:
     """Clip each group by its own norm and take the optimiser's step; gradients are gone after.
 
-    A step with a norm that is not finite is not taken.
+    The gradients of all processes are added up first: each has those of its rows, of a loss that is
+    divided by the counts of the whole step. A step with a norm that is not finite is not taken.
     """
     optimizer = module.optimizers()
     assert isinstance(optimizer, LightningOptimizer)
+    if ranks.count() > 1:
+        for parameters in groups.values():
+            sum_gradients(parameters)
     norms = {name: float(clip_grad_norm_(p, max_grad_norm)) for name, p in groups.items()}
     taken = all(isfinite(norm) for norm in norms.values())
     if taken:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return Step(norms, taken)
+
+
+@torch.no_grad()
+def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Add up the gradients of all processes, in one go.
+
+    A parameter that has none on one process, as it had no rows, has that of the others; one that
+    has none on any, as it is not trained yet, still has none.
+    """
+    flat = [_gradient(p).flatten() for p in parameters]
+    there = torch.tensor([float(p.grad is not None) for p in parameters])
+    total = ranks.summed(torch.cat([there.to(flat[0]), *flat]))
+    there, total = total[: len(flat)], total[len(flat) :]
+    grads = torch.split(total, [len(part) for part in flat])
+    for p, grad, ranks_with_it in zip(parameters, grads, there.tolist(), strict=True):
+        p.grad = grad.view_as(p) if ranks_with_it else None
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def drop_gradients(module: LightningModule) -> None:

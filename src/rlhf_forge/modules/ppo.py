@@ -51,7 +51,7 @@ from rlhf_forge.modules.ppo_metrics import (
     update_metrics,
 )
 from rlhf_forge.modules.ppo_rollout import collect, collect_held_out
-from rlhf_forge.modules.ppo_update import PolicyTerms, UpdateStats, accumulate
+from rlhf_forge.modules.ppo_update import Counts, PolicyTerms, UpdateStats, accumulate
 from rlhf_forge.modules.responses import held_out_answers
 from rlhf_forge.modules.roles import add_ppo_roles, data_of, expected_of, open_backbone, template_of
 from rlhf_forge.modules.settings import (
@@ -190,11 +190,13 @@ class PPOModule(LightningModule):
         lengths, scored_by = row_ends(experience.mask), self.micro_batch_tokens
         updates: list[UpdateStats] = []
         for minibatch in chain.from_iterable(plan):
+            learnt = experience.learnt[list(chain.from_iterable(minibatch))]
+            counts = Counts.of([learnt], terms.max_new_tokens)
             stats = within_memory(
                 self,
                 partial(self._cuts, minibatch, lengths),
-                partial(self._accumulate, experience, terms),
-            )
+                partial(self._accumulate, experience, terms, counts),
+            ).put_together()
             if not updates:
                 same = self.micro_batch_tokens == scored_by
                 require_unit_ratio(stats.ratio_max, stats.approx_kl, same_cuts=same)
@@ -274,10 +276,12 @@ class PPOModule(LightningModule):
     def _cuts(self, minibatch: list[list[int]], lengths: list[int]) -> list[list[int]]:
         return fitting(minibatch, lengths, max_tokens=self.micro_batch_tokens)
 
-    def _accumulate(self, experience: Experience, terms: PolicyTerms, cuts: Cuts) -> UpdateStats:
+    def _accumulate(
+        self, experience: Experience, terms: PolicyTerms, counts: Counts, cuts: Cuts
+    ) -> UpdateStats:
         micro = [experience.rows(rows) for rows in cuts]
         settings, backward = self.update_settings, self.manual_backward
-        return accumulate(self.backbone, micro, settings, terms, backward=backward)
+        return accumulate(self.backbone, micro, settings, terms, backward=backward, counts=counts)
 
     def _log_held_out(self, name: str, batch: PromptBatch) -> None:
         metrics = objective_metrics(collect_held_out(self, batch))

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from rlhf_forge import ranks
 from rlhf_forge.backbone.scoring import row_ends
-from rlhf_forge.data.collate import PromptBatch, micro_batches
+from rlhf_forge.data.collate import PromptBatch, own_micro_batches
 from rlhf_forge.data.records import Record
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.evaluation.rewards import Asked
 from rlhf_forge.modules.memory import Cuts, within_memory
 from rlhf_forge.modules.responses import HELD_OUT, sample
 from rlhf_forge.modules.roles import data_of
-from rlhf_forge.rollout import Plan, Rollout, plan_updates, score_rollout
+from rlhf_forge.rollout import Plan, Rollout, plan_updates, put_together, score_rollout
 
 if TYPE_CHECKING:
     from rlhf_forge.modules.ppo import PPOModule
@@ -55,7 +56,7 @@ def collect_held_out(module: "PPOModule", batch: PromptBatch) -> Rollout:
         module,
         sampled,
         records,
-        lambda: micro_batches(lengths, max_tokens=module.micro_batch_tokens),
+        lambda: own_micro_batches(lengths, max_tokens=module.micro_batch_tokens),
     )
 
 
@@ -75,19 +76,24 @@ def scored(
             of the reward is given all at once, and once.
     """
     temperature = module.sampling.temperature
-    rollout = within_memory(
-        module,
-        cut,
-        lambda cuts: score_rollout(
-            module.backbone, *sampled, batches=cuts, temperature=temperature
-        ),
+    rollout = put_together(
+        within_memory(
+            module,
+            cut,
+            lambda cuts: score_rollout(
+                module.backbone, *sampled, batches=cuts, temperature=temperature
+            ),
+        )
     )
-    scores = module.reward.scores(
-        rollout.scores,
-        lambda: asked_of(rollout, records, module.template),
-        when=f"iteration {module.iteration}",
-    )
-    return replace(rollout, scores=scores)
+
+    def scores() -> Tensor:
+        return module.reward.scores(
+            rollout.scores,
+            lambda: asked_of(rollout, records, module.template),
+            when=f"iteration {module.iteration}",
+        ).cpu()
+
+    return replace(rollout, scores=ranks.from_first(scores).to(rollout.scores.device))
 
 
 def _plan(module: "PPOModule", lengths: Sequence[int]) -> Plan:

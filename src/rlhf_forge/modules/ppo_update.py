@@ -1,12 +1,13 @@
 """One optimiser step of PPO: both losses over its micro-batches."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rlhf_forge import ranks
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.scoring import values_before
 from rlhf_forge.functional.kl import kl_estimate
@@ -41,6 +42,18 @@ class UpdateStats:
     grad_norms: dict[str, float] = field(default_factory=dict)
     taken: bool = False
 
+    def put_together(self) -> "UpdateStats":
+        """Of the whole step, where several processes have each seen some micro-batches."""
+        means = (self.approx_kl, self.clip_fraction, self.value_clip_fraction)
+        approx_kl, clip_fraction, value_clip_fraction = ranks.summed_numbers(*means)
+        return replace(
+            self,
+            approx_kl=approx_kl,
+            ratio_max=ranks.largest(self.ratio_max),
+            clip_fraction=clip_fraction,
+            value_clip_fraction=value_clip_fraction,
+        )
+
 
 @dataclass(frozen=True)
 class PolicyTerms:
@@ -60,6 +73,41 @@ class PolicyTerms:
     trained: bool = True
 
 
+@dataclass(frozen=True)
+class Counts:
+    """Of a whole optimiser step: tokens and responses to learn from; of all, the longest.
+
+    Args:
+        tokens: That the losses are divided by.
+        responses: With at least one of them.
+        max_new_tokens: Longest response.
+    """
+
+    tokens: int
+    responses: int
+    max_new_tokens: int
+
+    @classmethod
+    def of(cls, learnt: Sequence[Bool[Tensor, "batch time"]], max_new_tokens: int) -> "Counts":
+        """Of the tokens that some rows teach; of several processes each gives its own."""
+        tokens = sum(int(part.sum()) for part in learnt)
+        responses = sum(int(part.any(1).sum()) for part in learnt)
+        tokens, responses = (int(total) for total in ranks.summed_numbers(tokens, responses))
+        return cls(tokens, responses, max_new_tokens)
+
+    def weights(
+        self, learnt: Bool[Tensor, "batch time"], aggregation: Aggregation
+    ) -> Float[Tensor, "batch time"]:
+        """Weight of each token, so that a sum over tokens / ``tokens`` aggregates as asked."""
+        lengths = learnt.sum(1, keepdim=True).expand(learnt.shape)
+        if aggregation == "token":
+            return torch.ones_like(lengths, dtype=torch.float32)
+        each = self.tokens / max(self.responses, 1)
+        if aggregation == "constant":
+            return torch.full_like(lengths, each / self.max_new_tokens, dtype=torch.float32)
+        return each / lengths.clamp_min(1)
+
+
 def accumulate(
     backbone: Backbone,
     minibatch: Sequence[Experience],
@@ -67,6 +115,7 @@ def accumulate(
     terms: PolicyTerms,
     *,
     backward: Callable[[Tensor], None],
+    counts: Counts | None = None,
 ) -> UpdateStats:
     """Gradients of one optimiser step, micro-batch by micro-batch.
 
@@ -79,11 +128,13 @@ def accumulate(
         settings: Clip ranges and the weight of each loss.
         terms: Of the policy's loss.
         backward: What is called with each loss.
+        counts: Of the whole step, where these are not all of its micro-batches; None: they are.
 
     Returns:
-        Statistics before the step, which is the caller's to take.
+        Statistics before the step, which is the caller's to take; of these micro-batches, as shares
+        of the whole.
     """
-    counts = _Counts.of(minibatch, terms.max_new_tokens)
+    counts = counts or Counts.of([micro.learnt for micro in minibatch], terms.max_new_tokens)
     approx_kl = clip_fraction = value_clip_fraction = 0.0
     ratio_max = 0.0
     for micro in minibatch:
@@ -101,39 +152,12 @@ def accumulate(
     return UpdateStats(approx_kl, ratio_max, clip_fraction, value_clip_fraction)
 
 
-@dataclass(frozen=True)
-class _Counts:
-    """Of the whole optimiser step: tokens and responses to learn from; of all, the longest."""
-
-    tokens: int
-    responses: int
-    max_new_tokens: int
-
-    @classmethod
-    def of(cls, minibatch: Sequence[Experience], max_new_tokens: int) -> "_Counts":
-        tokens = sum(int(micro.learnt.sum()) for micro in minibatch)
-        responses = sum(int(micro.learnt.any(1).sum()) for micro in minibatch)
-        return cls(tokens, responses, max_new_tokens)
-
-    def weights(
-        self, learnt: Bool[Tensor, "batch time"], aggregation: Aggregation
-    ) -> Float[Tensor, "batch time"]:
-        """Weight of each token, so that a sum over tokens / ``tokens`` aggregates as asked."""
-        lengths = learnt.sum(1, keepdim=True).expand(learnt.shape)
-        if aggregation == "token":
-            return torch.ones_like(lengths, dtype=torch.float32)
-        each = self.tokens / max(self.responses, 1)
-        if aggregation == "constant":
-            return torch.full_like(lengths, each / self.max_new_tokens, dtype=torch.float32)
-        return each / lengths.clamp_min(1)
-
-
 def _policy_loss(
     backbone: Backbone,
     micro: Experience,
     settings: UpdateSettings,
     terms: PolicyTerms,
-    counts: _Counts,
+    counts: Counts,
 ) -> tuple[Tensor, PolicyStats]:
     with backbone.using("policy"):
         log_probs, entropy = backbone.log_probs(
@@ -161,7 +185,7 @@ def _policy_loss(
 
 
 def _value_loss(
-    backbone: Backbone, micro: Experience, settings: UpdateSettings, counts: _Counts
+    backbone: Backbone, micro: Experience, settings: UpdateSettings, counts: Counts
 ) -> tuple[Tensor, ValueStats]:
     with backbone.using("value"):
         values = values_before(backbone.scalars(micro.tokens), micro.mask)

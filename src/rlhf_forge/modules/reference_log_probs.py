@@ -7,10 +7,12 @@ policy that equals the reference has the same bits there, on any dtype.
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from hashlib import sha256
 from itertools import islice
 from math import ceil, nan
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -18,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from rlhf_forge import ranks
 from rlhf_forge.artefact import Expected
 from rlhf_forge.backbone.adapter_files import AdapterWeights
 from rlhf_forge.backbone.backbone import Backbone
@@ -29,6 +32,7 @@ from rlhf_forge.data.stream import Stream
 from rlhf_forge.data.tokenize import PairExample
 from rlhf_forge.errors import UserError
 from rlhf_forge.modules.goldens import setup_name
+from rlhf_forge.modules.memory import Sized, within_memory
 
 # For each micro-batch the numbers of its examples, in its order.
 Plan = list[list[int]]
@@ -99,32 +103,64 @@ def fingerprint_of(
     return sha256(json.dumps(parts).encode()).hexdigest()
 
 
+class Reader(Sized, Protocol):
+    """What a module must have to ask its reference."""
+
+    backbone: Backbone
+
+
 def reference_log_probs(
-    backbone: Backbone,
+    module: Reader,
     examples: Sequence[PairExample],
-    plan: Plan,
+    plan: Callable[[], Plan],
     *,
-    fingerprint: str,
+    fingerprint: Callable[[Plan], str],
     folder: Path,
     bar: bool = False,
 ) -> Float[Tensor, "two examples"]:
     """Summed log-probs of chosen and rejected responses under the role ``reference``, in nats.
 
     Read, if they are in ``folder`` or in that of another stage or run beside it; else computed and
-    written there. A broken or foreign file is said and computed again.
+    written there. A broken or foreign file is said and computed again. Of several processes the
+    first reads and writes, and each computes a share.
 
     Args:
-        backbone: With the role.
+        module: Whose backbone has the role.
         examples: The pairs.
-        plan: Their micro-batches.
-        fingerprint: Of all of these; see `fingerprint_of`.
+        plan: Gives their micro-batches, by the module's present size.
+        fingerprint: Of all of these and a plan; see `fingerprint_of`.
         folder: Of the stage.
         bar: Show how far it is, on stderr, if someone is looking.
 
     Returns:
         On the backbone's device; nan for pairs that are in no micro-batch.
     """
-    own = folder / f"reference-{fingerprint[:16]}.safetensors"
+
+    def attempt(plan: Plan) -> tuple[str, bool, Tensor]:
+        mark = fingerprint(plan)
+        kept = ranks.from_first(partial(_kept, mark, folder))
+        if kept is not None:
+            return mark, True, kept.to(module.backbone.device)
+        batches = _shown(plan) if bar and ranks.rank() == 0 else plan
+        return mark, False, _computed(module.backbone, examples, batches)
+
+    mark, is_kept, found = within_memory(module, plan, attempt)
+    if is_kept:
+        return found
+    for part in ranks.gathered([found.cpu()]):
+        found = torch.where(found.isnan(), part.to(found.device), found)
+    if ranks.rank() == 0:
+        write_log_probs(found.cpu(), _file(folder, mark), fingerprint=mark)
+    return found
+
+
+def _file(folder: Path, fingerprint: str) -> Path:
+    return folder / f"reference-{fingerprint[:16]}.safetensors"
+
+
+def _kept(fingerprint: str, folder: Path) -> Tensor | None:
+    """What an earlier run wrote, on the CPU."""
+    own = _file(folder, fingerprint)
     for path in dict.fromkeys([own, *sorted(folder.parent.glob(f"*/{own.name}"))]):
         if path.is_file():
             try:
@@ -133,26 +169,27 @@ def reference_log_probs(
                 show([f"{error}: computed again"])
                 continue
             show([f"reference: log-probs of pairs read from {path}"])
-            return found.to(backbone.device)
-    computed = _computed(backbone, examples, _shown(plan) if bar else plan)
-    write_log_probs(computed.cpu(), own, fingerprint=fingerprint)
-    return computed
+            return found
+    return None
 
 
 @torch.no_grad()
 def _computed(
     backbone: Backbone, examples: Sequence[PairExample], plan: Iterable[list[int]]
 ) -> Float[Tensor, "two examples"]:
+    """Of this process's share of the micro-batches; nan for all other pairs."""
     found = torch.full((2, len(examples)), nan, device=backbone.device)
     met: set[int] = set()
-    for numbers in plan:
+    for turn, numbers in enumerate(plan):
+        # The last batch of the first round goes on into the second; the first meeting counts.
+        row_of = {n: row for row, n in reversed(list(enumerate(numbers))) if n not in met}
+        met |= row_of.keys()
+        if turn % ranks.count() != ranks.rank():
+            continue
         batch = collate_pairs([(number, examples[number]) for number in numbers])
         batch = PairBatch(*(part.to(backbone.device) for part in batch))
         log_probs = response_log_probs(backbone, "reference", batch)
-        # The last batch of the first round goes on into the second; the first meeting counts.
-        row_of = {n: row for row, n in reversed(list(enumerate(numbers))) if n not in met}
         found[:, list(row_of)] = log_probs[:, list(row_of.values())]
-        met |= row_of.keys()
     return found
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from rlhf_forge import ranks
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.data.collate import PromptBatch
 from rlhf_forge.data.render import ChatTemplate
@@ -62,15 +63,16 @@ def respond(
 
 
 def generated(module: Generator, requests: Sequence[Request]) -> list[Response]:
-    """Responses as the module samples, ``max_rows`` at once, or fewer if memory runs out."""
-    eos_ids = module.template.eos_ids
+    """Responses as the module samples, ``max_rows`` at once, or fewer if memory runs out.
+
+    Of several processes each generates its share, and has all responses in the end.
+    """
+    eos_ids, own = module.template.eos_ids, ranks.share(requests)
 
     def attempt() -> list[Response]:
-        return generate(
-            module.backbone, requests, module.sampling, eos_ids, max_rows=module.max_rows
-        )
+        return generate(module.backbone, own, module.sampling, eos_ids, max_rows=module.max_rows)
 
-    return within_rows(module, len(requests), attempt)
+    return ranks.gathered(within_rows(module, len(own), attempt))
 
 
 def sample(

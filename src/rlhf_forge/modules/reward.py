@@ -10,11 +10,12 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from typing_extensions import override
 
+from rlhf_forge import ranks
 from rlhf_forge.artefact import Expected
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.backbone.scoring import score
-from rlhf_forge.data.collate import PairBatch, micro_batches, take
+from rlhf_forge.data.collate import PairBatch, own_micro_batches, take
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.functional.losses import bradley_terry_loss
 from rlhf_forge.generation.decode import Request
@@ -150,8 +151,10 @@ class RewardModule(LightningModule):
     @override
     def training_step(self, batch: PairBatch, batch_idx: int) -> dict[str, list[Step]]:
         num_pairs = len(batch.positions)
-        totals = within_memory(
-            self, partial(self._cuts, batch), partial(self._accumulate, batch, num_pairs)
+        totals = ranks.summed(
+            within_memory(
+                self, partial(self._cuts, batch), partial(self._accumulate, batch, num_pairs)
+            )
         )
         step = apply_gradients(
             self,
@@ -218,7 +221,7 @@ class RewardModule(LightningModule):
     def _cuts(self, batch: PairBatch) -> list[list[int]]:
         """Pairs by their longer side; each pair is two rows of the forward."""
         longer = batch.mask.sum(-1).view(2, -1).amax(0).tolist()
-        return micro_batches(longer, max_tokens=max(1, self.micro_batch_tokens // 2))
+        return own_micro_batches(longer, max_tokens=max(1, self.micro_batch_tokens // 2))
 
     def _scores(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         scores = score(self.backbone, batch.tokens, batch.response)
@@ -243,13 +246,14 @@ class RewardModule(LightningModule):
         return scores
 
     def _held_out_scores(self, batch: PairBatch) -> dict[str, Tensor]:
-        scores = torch.empty(2, len(batch.positions), device=self.device)
+        own = torch.zeros(2, len(batch.positions), device=self.device)
 
         def fill(cuts: Cuts) -> None:
             for rows in cuts:
-                scores[:, rows] = torch.stack(self._scores(take(batch, rows)))
+                own[:, rows] = torch.stack(self._scores(take(batch, rows)))
 
         within_memory(self, partial(self._cuts, batch), fill)
+        scores = ranks.summed(own)
         return {"chosen": scores[0], "rejected": scores[1]}
 
 

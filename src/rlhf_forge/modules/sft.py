@@ -10,10 +10,11 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from typing_extensions import override
 
+from rlhf_forge import ranks
 from rlhf_forge.artefact import Expected
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
-from rlhf_forge.data.collate import PromptBatch, SequenceBatch, micro_batches, take
+from rlhf_forge.data.collate import PromptBatch, SequenceBatch, own_micro_batches, take
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import Example
 from rlhf_forge.functional.losses import sft_loss
@@ -103,8 +104,10 @@ class SFTModule(LightningModule):
     @override
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, list[Step]]:
         num_tokens = int(batch.targets.sum())
-        loss = within_memory(
-            self, partial(self._cuts, batch), partial(self._accumulate, batch, num_tokens)
+        loss = ranks.summed(
+            within_memory(
+                self, partial(self._cuts, batch), partial(self._accumulate, batch, num_tokens)
+            )
         )
         step = apply_gradients(
             self,
@@ -150,7 +153,7 @@ class SFTModule(LightningModule):
         return loss
 
     def _cuts(self, batch: SequenceBatch) -> list[list[int]]:
-        return micro_batches(batch.mask.sum(-1).tolist(), max_tokens=self.micro_batch_tokens)
+        return own_micro_batches(batch.mask.sum(-1).tolist(), max_tokens=self.micro_batch_tokens)
 
     def _loss(self, part: SequenceBatch, num_tokens: int) -> Tensor:
         with self.backbone.using("policy"):
@@ -162,7 +165,8 @@ class SFTModule(LightningModule):
         losses = within_memory(
             self,
             partial(self._cuts, batch),
-            lambda cuts: torch.stack([self._loss(take(batch, rows), num_tokens) for rows in cuts]),
+            lambda cuts: [self._loss(take(batch, rows), num_tokens) for rows in cuts],
         )
+        own = torch.stack(losses).sum() if losses else torch.zeros((), device=self.device)
         # Weighted by tokens, so the mean over batches is the mean over tokens.
-        self.log(name, losses.sum(), batch_size=num_tokens, prog_bar=True)
+        self.log(name, ranks.summed(own), batch_size=num_tokens, prog_bar=True)
