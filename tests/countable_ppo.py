@@ -22,7 +22,7 @@ from rlhf_forge.data.tokenize import PromptExample, Tally
 from rlhf_forge.modules.memory import Cuts
 from rlhf_forge.modules.ppo import PPOModule
 from rlhf_forge.modules.ppo_rollout import collect
-from rlhf_forge.modules.ppo_update import PolicyTerms, UpdateStats
+from rlhf_forge.modules.ppo_update import Counts, PolicyTerms, UpdateStats
 from rlhf_forge.modules.settings import ObjectiveSettings, RolloutSettings, UpdateSettings
 from rlhf_forge.rollout import Experience, Plan, Rollout
 from tests import countable
@@ -144,10 +144,10 @@ def watch(patch: pytest.MonkeyPatch) -> list[Seen]:
         return seen[-1].updates
 
     def accumulated(
-        self: PPOModule, experience: Experience, terms: PolicyTerms, cuts: Cuts
+        self: PPOModule, experience: Experience, terms: PolicyTerms, counts: Counts, cuts: Cuts
     ) -> UpdateStats:
         seen[-1].terms.append(terms)
-        return accumulate(self, experience, terms, cuts)
+        return accumulate(self, experience, terms, counts, cuts)
 
     patch.setattr("rlhf_forge.modules.ppo.collect", collected)
     patch.setattr(PPOModule, "learn", learnt)
