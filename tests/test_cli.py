@@ -230,13 +230,17 @@ def test_no_stage_lets_a_kernel_of_the_hub_be_fetched(project: Path) -> None:
 @pytest.mark.parametrize(
     "lines",
     [
+        "",
         "enable_progress_bar: false",
         "callbacks: [{class_path: TQDMProgressBar}]",
         "callbacks: [{class_path: ModelCheckpoint, init_args: {dirpath: mine, save_last: true}}]",
     ],
 )
-def test_a_config_may_bring_its_own_bar_and_its_own_checkpoints(lines: str, project: Path) -> None:
+def test_a_config_may_bring_its_own_bar_and_its_own_checkpoints(
+    lines: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("more.yaml").write_text(f"trainer: {{{lines}}}\n")
     assert main([*FIT, "--config", "more.yaml"]) == 0
+    assert ("tokens/s" in capsys.readouterr().err) == ("Bar" not in lines and "bar" not in lines)
     assert LAST.is_file()
     assert Path("mine/last.ckpt").is_file() == ("ModelCheckpoint" in lines)

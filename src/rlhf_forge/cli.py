@@ -86,7 +86,7 @@ class ForgeCLI(ParsedStage):
         named = given.callbacks or []
         named = named if isinstance(named, list) else [named]
         # A config may bring its own bar and its own checkpoints.
-        if not given.enable_progress_bar or any(isinstance(c, ProgressBar) for c in named):
+        if given.enable_progress_bar is False or any(isinstance(c, ProgressBar) for c in named):
             bars = [c for c in self.trainer_defaults["callbacks"] if isinstance(c, ProgressBar)]
             for bar in bars:
                 self.trainer_defaults["callbacks"].remove(bar)
