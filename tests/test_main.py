@@ -203,7 +203,7 @@ def test_a_mistake_in_a_file_is_told_as_one_on_the_command_line(
         ("data.validation_limit", "-1", ": must be 1 or more, got -1"),
         ("model.init_args.optimizer.eps", "-1", " must be above 0 and finite, got -1.0"),
         ("seed_everything", "true", ": must be a whole number, got True"),
-        ("seed_everything", "-1", ": must be a whole number, 0 or more, got -1"),
+        ("seed_everything", "-1", ": must be a whole number from 0 to 2**32 - 1, got -1"),
         ("checkpoint_every", "0", ": must be 1 or more, got 0"),
     ],
 )
@@ -527,7 +527,7 @@ def test_a_full_disk_is_one_line(
 
     monkeypatch.setattr(writer, "write_adapter", full)
     error, _ = told(FIT, capsys)
-    assert error == "adapter.safetensors: cannot be written: No space left on device"
+    assert error == "adapter.safetensors: cannot be read or written: No space left on device"
     assert not (project / "lightning_logs/x/sft/artefact").exists()
 
 

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from rlhf_forge.__main__ import main
 from rlhf_forge.callbacks.checkpoints import (
+    OF_LIGHTNING,
     AtomicCheckpointIO,
     IterationCheckpoint,
     dependencies_in,
@@ -24,8 +25,8 @@ from rlhf_forge.modules.sft import SFTModule
 from tests.tiny_project import QUIET, told
 
 pytestmark = QUIET
-SMALL: dict[str, Any] = {"step": 1}
-BIG: dict[str, Any] = {"step": 2, "weights": torch.zeros(100_000)}
+SMALL: dict[str, Any] = dict.fromkeys(OF_LIGHTNING, 1)
+BIG: dict[str, Any] = SMALL | {"weights": torch.zeros(100_000)}
 
 
 class ManySteps(LightningModule):

@@ -42,7 +42,7 @@ def test_each_line_holds_what_reference_and_policy_answer_to_a_prompt(
     reference: str, tmp_path: Path
 ) -> None:
     module = ppo(reference)
-    trainer: Any = SimpleNamespace(default_root_dir=tmp_path, loggers=[])
+    trainer: Any = SimpleNamespace(default_root_dir=tmp_path, loggers=[], is_global_zero=True)
     SampleWriter(number=2)._write(trainer, module, 5)
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == list(TEXTS[:2])
@@ -56,7 +56,7 @@ def test_each_line_holds_what_reference_and_policy_answer_to_a_prompt(
 def resumed(folder: Path, *, after: int) -> Any:
     """A trainer that goes on behind so many iterations."""
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=after - 1))
-    return SimpleNamespace(default_root_dir=folder, fit_loop=loop)
+    return SimpleNamespace(default_root_dir=folder, fit_loop=loop, is_global_zero=True)
 
 
 def test_a_run_that_goes_on_forgets_samples_that_it_will_write_again(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_judge_may_say_what_is_correct() -> None:
         ("words", "must give numbers"),
         ("nothing", "must give numbers"),
         ("nameless", "must give numbers"),
-        ("not_finite", "gave nan in its scores, for response 2"),
+        ("not_finite", "gave nan for response 1 of 2"),
     ],
 )
 def test_a_judge_that_is_none_is_told_in_one_line(name: str, fault: str) -> None:

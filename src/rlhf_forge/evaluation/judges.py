@@ -128,7 +128,10 @@ def _numbers(path: str, values: Any, what: str, count: int) -> list[float]:
         raise UserError(f"{path}: gave {len(numbers)} {what} for {count} responses")
     if not all(map(isfinite, numbers)):
         odd = next(row for row, number in enumerate(numbers) if not isfinite(number))
-        raise UserError(f"{path}: gave {numbers[odd]} in its {what}, for response {odd + 1}")
+        raise UserError(
+            f"{path}: gave {numbers[odd]} for response {odd} of {count}, and a score must be a "
+            "finite number"
+        )
     return numbers
 
 
