@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor
 
 from rlhf_forge.backbone.backbone import Backbone
@@ -25,7 +24,7 @@ from rlhf_forge.modules.ppo_rollout import collect
 from rlhf_forge.modules.ppo_update import Counts, PolicyTerms, UpdateStats
 from rlhf_forge.modules.settings import ObjectiveSettings, RolloutSettings, UpdateSettings
 from rlhf_forge.rollout import Experience, Plan, Rollout
-from tests import countable
+from tests import countable, tiny
 from tests.countable import Size
 
 
@@ -81,16 +80,9 @@ def module_on(
 
 def train(module: PPOModule, *, prompts: int) -> PPOModule:
     """All iterations, with so many prompts in each."""
-    Trainer(
-        accelerator="cpu",
-        max_epochs=1,
+    tiny.trainer(
         limit_train_batches=module.total_iterations,
         limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
     ).fit(module, datamodule=Prompts(batch_size=prompts))
     return module
 

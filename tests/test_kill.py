@@ -14,6 +14,7 @@ from tests.tiny_project import QUIET
 
 pytestmark = QUIET
 PATIENCE = 600.0
+ROOT = Path(__file__).parents[1]
 SFT = ["fit", "--config", "sft.yaml", "--model.init_args.total_steps", "200"]
 FROM_SFT = ["--model.init_args.sft", "lightning_logs/x/sft/artefact"]
 REWARD = ["fit", "--config", "reward.yaml", "--model.init_args.total_steps", "200", *FROM_SFT]
@@ -86,3 +87,12 @@ def test_processes_that_were_killed_and_that_were_not_end_with_the_very_same_ada
     run([*arguments, "--ckpt_path", "last"])
     run([*command, "--run", "whole"])
     assert adapter_hash(killed) == adapter_hash(whole)
+
+
+@pytest.mark.slow  # six processes that train
+def test_kills_in_the_middle_of_a_checkpoint_and_of_a_rollout_are_gone_on_from() -> None:
+    command = [sys.executable, "-m", "tests.kills", "--stages", "ppo"]
+    command += ["--uniform", "0", "--aimed", "1", "--writes", "1"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "5 of 5 went on to the very same end" in found.stdout

@@ -6,8 +6,10 @@ import tempfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
@@ -105,3 +107,18 @@ def spans(*pairs: tuple[int, int]) -> Tensor:
     """A mask that is True from the first number (0 or more) to before the second, row by row."""
     index = torch.arange(max(end for _, end in pairs))
     return torch.stack([(index >= start) & (index < end) for start, end in pairs])
+
+
+def trainer(**more: Any) -> Trainer:
+    """Lightning's, on the CPU, for one epoch, silent; it writes nothing of its own."""
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **more,
+    )

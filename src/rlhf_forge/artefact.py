@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rlhf_forge.errors import UserError
 
@@ -61,6 +61,8 @@ class Manifest:
         format: Version of this file.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
     stage: str
     base: str
     base_fingerprint: str
@@ -70,10 +72,10 @@ class Manifest:
     template_hash: str
     chat_template: str
     fingerprint: str
+    golden: list[Golden]
     parents: dict[str, str] = field(default_factory=dict)
     reward_mean: float = 0.0
     reward_std: float = 1.0
-    golden: list[Golden] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     planned_steps: int = 0
@@ -94,12 +96,14 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        fields: Any = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(
             f"{folder}: no artefact here ({MANIFEST} is missing)",
             hint="run the stage that writes it, or give the path of another artefact",
         ) from None
+    try:
+        fields: Any = json.loads(content)
     except (json.JSONDecodeError, UnicodeDecodeError):
         fields = None
     if not isinstance(fields, dict):
@@ -108,19 +112,13 @@ def read_manifest(folder: Path) -> Manifest:
     if version != FORMAT:
         raise UserError(f"{path}: format {version}, this rlhf_forge reads format {FORMAT}")
     try:
-        golden = [Golden(**entry) for entry in fields.pop("golden")]
-        manifest = Manifest(golden=golden, **fields)
-        # Values of the wrong type would be found in the middle of a run, in many words.
-        TypeAdapter(Manifest).validate_json(json.dumps(asdict(manifest)), strict=True)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a manifest of format {FORMAT} ({error})") from None
+        return TypeAdapter(Manifest).validate_json(content, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise UserError(
             f"{path}: not a manifest of format {FORMAT} ({key}: {first['msg']})"
         ) from None
-    return manifest
 
 
 @dataclass(frozen=True)

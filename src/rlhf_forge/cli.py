@@ -61,6 +61,8 @@ class ForgeCLI(ParsedStage):
         for mistake in self.misfits():
             raise mistake
         checkpoint = find_checkpoint(config.ckpt_path, self.folder, word=self.word)
+        if checkpoint is None and config.ckpt_path is not None:
+            _tell(f"{self.folder}: stopped before its first checkpoint, so it starts anew")
         config.ckpt_path = None if checkpoint is None else str(checkpoint)
         if self.word == "predict":
             config.data.kind = class_at(config.model.class_path).predicts
@@ -87,9 +89,8 @@ class ForgeCLI(ParsedStage):
         named = named if isinstance(named, list) else [named]
         # A config may bring its own bar and its own checkpoints.
         if given.enable_progress_bar is False or any(isinstance(c, ProgressBar) for c in named):
-            bars = [c for c in self.trainer_defaults["callbacks"] if isinstance(c, ProgressBar)]
-            for bar in bars:
-                self.trainer_defaults["callbacks"].remove(bar)
+            own = self.trainer_defaults["callbacks"]
+            self.trainer_defaults["callbacks"] = [c for c in own if not isinstance(c, ProgressBar)]
         if any(isinstance(c, Checkpoint) for c in named):
             settings["enable_checkpointing"] = True
         if processes_of(given) > 1:
@@ -213,6 +214,11 @@ class ForgeCLI(ParsedStage):
         last = last_checkpoint(self.config.run, self.name)
         if self.word == "fit" and last.is_file():
             sys.stderr.write(f"hint: the same with --ckpt_path last goes on from {last}\n")
+
+
+@rank_zero_only
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
 
 def run_stage(word: str, arguments: Sequence[str]) -> ForgeCLI:

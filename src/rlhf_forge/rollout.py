@@ -6,8 +6,9 @@ token included. What a token was predicted from stands one to its left, and only
 `values_before` ever shift.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Self
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from rlhf_forge import ranks
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.scoring import row_width, score, values_before
-from rlhf_forge.data.collate import micro_batches
+from rlhf_forge.data.collate import micro_batches, own_micro_batches
 from rlhf_forge.randomness import generator
 
 
@@ -124,17 +125,16 @@ def plan_updates(
     for epoch in range(epochs):
         order = generator(seed, "shuffle", iteration, epoch).permutation(count)
         chunks = order.reshape(-1, minibatch_size).tolist()
-        plan.append([_cut(_own(rows, lengths), lengths, max_tokens) for rows in chunks])
+        plan.append([_cut(rows, lengths, own_micro_batches, max_tokens) for rows in chunks])
     return plan
 
 
-def _own(rows: list[int], lengths: Sequence[int]) -> list[int]:
-    return [rows[place] for place in ranks.dealt([lengths[row] for row in rows], ranks.rank())]
-
-
-def _cut(rows: list[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    cuts = micro_batches([lengths[row] for row in rows], max_tokens=max_tokens)
-    return [[rows[local] for local in cut] for cut in cuts]
+def _cut(
+    rows: list[int], lengths: Sequence[int], cut: Callable[..., list[list[int]]], max_tokens: int
+) -> list[list[int]]:
+    """Some rows of a rollout, by their numbers in it."""
+    cuts = cut([lengths[row] for row in rows], max_tokens=max_tokens)
+    return [[rows[place] for place in places] for places in cuts]
 
 
 @torch.no_grad()
@@ -211,4 +211,4 @@ def fitting(
     sizes = [len(rows) * max(lengths[row] for row in rows) for rows in minibatch if len(rows) > 1]
     if max(sizes, default=0) <= max_tokens:
         return minibatch
-    return _cut([row for rows in minibatch for row in rows], lengths, max_tokens)
+    return _cut([*chain.from_iterable(minibatch)], lengths, micro_batches, max_tokens)

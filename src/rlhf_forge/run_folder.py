@@ -51,7 +51,6 @@ def find_checkpoint(given: str | None, folder: Path, *, word: str) -> Path | Non
     if path.is_file():
         return path
     if path == last and word == "fit" and (folder / CONFIG).is_file():
-        sys.stderr.write(f"{folder}: stopped before its first checkpoint, so it starts anew\n")
         return None
     if path == last:
         raise UserError(

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch.utils.data import DataLoader
 from typing_extensions import override
@@ -22,6 +22,7 @@ from rlhf_forge.callbacks.checkpoints import (
 )
 from rlhf_forge.errors import UserError
 from rlhf_forge.modules.sft import SFTModule
+from tests import tiny
 from tests.tiny_project import QUIET, told
 
 pytestmark = QUIET
@@ -81,15 +82,8 @@ def test_checkpoints_count_iterations_however_many_optimiser_steps_these_take(
     steps: int, tmp_path: Path
 ) -> None:
     noted = Noted()
-    trainer = Trainer(
+    trainer = tiny.trainer(
         default_root_dir=tmp_path,
-        accelerator="cpu",
-        devices=1,
-        max_epochs=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
         callbacks=[IterationCheckpoint(3)],
         plugins=[noted],
     )

@@ -96,3 +96,8 @@ def test_a_reward_model_that_read_likelihoods_of_another_reference_is_refused(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"parents": {}}))
     with pytest.raises(UserError, match="reads how likely its reference finds an answer"):
         opened()
+
+
+def test_a_run_with_nothing_held_out_is_told(trained: Path) -> None:
+    with pytest.raises(UserError, match="ppo: no prompt is held out to evaluate on"):
+        opened("--data.validation_fraction", "0.000001")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from torch import Tensor
 from typing_extensions import override
 
@@ -16,10 +16,11 @@ from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.backbone.scoring import score
 from rlhf_forge.data.module import PreferenceDataModule
 from rlhf_forge.functional.log_probs import chunked_log_probs
-from rlhf_forge.modules.ppo_update import PolicyTerms, accumulate
+from rlhf_forge.modules.ppo_update import Counts, PolicyTerms, accumulate
 from rlhf_forge.modules.settings import UpdateSettings
 from rlhf_forge.modules.sft import SFTModule
 from rlhf_forge.rollout import Experience, Rollout, score_rollout
+from tests import tiny
 from tests.tiny import four_roles, open_tiny, rows, spans
 from tests.tiny_run import write_base
 
@@ -80,16 +81,9 @@ def test_an_sft_step_has_logits_for_its_targets_only_and_pads_to_its_micro_batch
     )
     module = SFTModule(BackboneConfig(str(base), "fp32"), total_steps=2, micro_batch_tokens=64)
     targets = Targets()
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
+    trainer = tiny.trainer(
         limit_train_batches=2,
         limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
         callbacks=[targets],
     )
     trainer.fit(module, datamodule=data)
@@ -120,6 +114,7 @@ def test_an_update_has_logits_for_responses_only_and_pads_to_its_micro_batches(
         UpdateSettings(),
         PolicyTerms(temperature=1.0, max_new_tokens=27),
         backward=lambda loss: None,
+        counts=Counts.of([MASK], 27),
     )
     assert spent.logit_rows == int(MASK.sum())
     assert [width for _, width in spent.forwards] == [w for w in WIDTHS for _ in range(2)]

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim import SGD, Optimizer
@@ -17,6 +17,7 @@ from rlhf_forge.modules.optimisation import (
     drop_gradients,
     step_scheduler,
 )
+from tests import tiny
 
 # Lightning asks torch in a way that torch is giving up.
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")
@@ -46,14 +47,7 @@ def run(step: Callable[[TwoGroups], None]) -> TwoGroups:
 
 
 def fitted(module: TwoGroups) -> TwoGroups:
-    Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    ).fit(module, train_dataloaders=[0])
+    tiny.trainer().fit(module, train_dataloaders=[0])
     return module
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from rlhf_forge.backbone.backbone import Backbone
-from rlhf_forge.modules.ppo_update import PolicyTerms, UpdateStats, accumulate
+from rlhf_forge.modules.ppo_update import Counts, PolicyTerms, UpdateStats, accumulate
 from rlhf_forge.modules.settings import Aggregation, UpdateSettings
 from rlhf_forge.rollout import Experience, plan_updates, score_rollout
 from tests import tiny
@@ -45,12 +45,10 @@ def gradients(
     """Statistics, and flat gradients by role, of one step over all rows cut into ``batches``."""
     backbone = tiny.four_roles(tiny.open_tiny())
     experience = replace(experience_of(backbone, batches), **changes)
+    parts = [experience.rows(rows) for rows in batches]
+    counts = Counts.of([part.learnt for part in parts], terms.max_new_tokens)
     stats = accumulate(
-        backbone,
-        [experience.rows(rows) for rows in batches],
-        settings,
-        terms,
-        backward=torch.autograd.backward,
+        backbone, parts, settings, terms, backward=torch.autograd.backward, counts=counts
     )
     return stats, {role: flat(backbone, role) for role in ("policy", "value")}
 
@@ -101,7 +99,10 @@ def test_the_first_minibatch_has_ratio_one_and_no_kl(precision: str) -> None:
     experience = Experience.of(rollout, learnt, zeros + 1, zeros)
     first = [experience.rows(rows) for rows in plan[0][0]]
     terms = replace(TERMS, temperature=1.0)
-    stats = accumulate(backbone, first, SETTINGS, terms, backward=torch.autograd.backward)
+    counts = Counts.of([part.learnt for part in first], terms.max_new_tokens)
+    stats = accumulate(
+        backbone, first, SETTINGS, terms, backward=torch.autograd.backward, counts=counts
+    )
     assert stats.ratio_max == 1.0
     assert stats.approx_kl == 0.0
     assert stats.clip_fraction == 0.0
@@ -192,13 +193,9 @@ def losses(aggregation: Aggregation, learnt: Tensor) -> float:
     def backward(loss: Tensor) -> None:
         found.append(loss.item())
 
-    accumulate(
-        backbone,
-        [experience.rows([0, 1]), experience.rows([2, 3])],
-        settings,
-        TERMS,
-        backward=backward,
-    )
+    parts = [experience.rows([0, 1]), experience.rows([2, 3])]
+    counts = Counts.of([part.learnt for part in parts], TERMS.max_new_tokens)
+    accumulate(backbone, parts, settings, TERMS, backward=backward, counts=counts)
     return sum(found)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -20,7 +20,7 @@ from rlhf_forge.backbone.scoring import score, values_before
 from rlhf_forge.data.collate import PairBatch, SequenceBatch
 from rlhf_forge.modules import reward, sft
 from rlhf_forge.modules.optimisation import Step, apply_gradients
-from rlhf_forge.modules.ppo_update import PolicyTerms, accumulate
+from rlhf_forge.modules.ppo_update import Counts, PolicyTerms, accumulate
 from rlhf_forge.modules.reward import RewardModule
 from rlhf_forge.modules.settings import UpdateSettings
 from rlhf_forge.modules.sft import SFTModule
@@ -87,14 +87,7 @@ def gradient_of_a_step(
         return apply_gradients(module, groups, **options)
 
     patch.setattr(source, "apply_gradients", looked_at)
-    Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    ).fit(module, DataLoader([batch], batch_size=None))  # type: ignore[arg-type] # a list will do
+    tiny.trainer().fit(module, DataLoader([batch], batch_size=None))  # type: ignore[arg-type] # a list will do
     (gradient,) = seen
     return gradient
 
@@ -168,7 +161,10 @@ def test_ppo_has_the_same_gradient_however_a_step_is_cut(
     def gradients(cuts: Cuts, *roles: str) -> Tensor:
         backbone = backbone_in(dtype)
         parts = [experience.rows(rows) for rows in cuts]
-        stats = accumulate(backbone, parts, settings, terms, backward=torch.autograd.backward)
+        counts = Counts.of([part.learnt for part in parts], terms.max_new_tokens)
+        stats = accumulate(
+            backbone, parts, settings, terms, backward=torch.autograd.backward, counts=counts
+        )
         assert 0 < stats.clip_fraction < 1
         assert 0 < stats.value_clip_fraction < 1
         return gradient_of(backbone, *roles)

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import ExitStack
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,13 @@ def content_fingerprint(folder: Path) -> str:
     Raises:
         UserError: If there is no config, or a weight file is truncated or foreign.
     """
+    found = [(path, path.stat()) for path in sorted(folder.glob("*"))]
+    return _fingerprint(folder, tuple((path, s.st_size, s.st_mtime_ns) for path, s in found))
+
+
+@cache
+def _fingerprint(folder: Path, stamps: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of the files as they are by now: a run asks several times, before and behind its start."""
     config = folder / "config.json"
     if not config.is_file():
         raise UserError(f"base {folder}: config.json is missing")

@@ -120,7 +120,12 @@ class IterationCheckpoint(Callback):
 
 def save_last(trainer: Trainer) -> None:
     """Write the run's checkpoint as it is between two steps."""
-    trainer.save_checkpoint(_folder(trainer) / LAST)
+    trainer.save_checkpoint(last_of(trainer))
+
+
+def last_of(trainer: Trainer) -> Path:
+    """Where the run's checkpoint is, once there is one."""
+    return _folder(trainer) / LAST
 
 
 def batches_done(trainer: Trainer) -> int:

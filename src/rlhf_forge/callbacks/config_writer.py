@@ -7,6 +7,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
+from rlhf_forge.run_folder import CONFIG
+
 
 class ConfigWriter(SaveConfigCallback):
     """Writes ``config.yaml`` into the stage's folder, whatever logger there is.
@@ -17,7 +19,9 @@ class ConfigWriter(SaveConfigCallback):
     def __init__(self, parser: Any, config: Any) -> None:
         whole = config.clone()
         whole.ckpt_path = None
-        super().__init__(parser, whole, overwrite=True, save_to_log_dir=False)
+        super().__init__(
+            parser, whole, config_filename=CONFIG, overwrite=True, save_to_log_dir=False
+        )
 
     @override
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

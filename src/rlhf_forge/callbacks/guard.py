@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +10,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from typing_extensions import override
 
+from rlhf_forge.callbacks.checkpoints import last_of
 from rlhf_forge.errors import UserError
 from rlhf_forge.modules.optimisation import Step
-from rlhf_forge.run_folder import LAST
 
 # One odd batch is skipped and forgotten; this many steps in a row are no fault of the data.
 MOST_MISSED = 3
@@ -81,7 +80,7 @@ class DivergenceGuard(Callback):
             raise UserError(
                 f"{found}, though the learning rates were halved {MOST_RETURNS} times",
                 hint="start again with a lower learning rate, and read the records of these steps; "
-                f"{_last_of(trainer)}",
+                f"{_where_last_is(trainer)}",
             )
         _put_back(self.kept, module, trainer.optimizers[0])
         _halve_rates(trainer)
@@ -138,6 +137,6 @@ def _halve_rates(trainer: Trainer) -> None:
         group["initial_lr"] /= 2
 
 
-def _last_of(trainer: Trainer) -> str:
-    last = Path(trainer.default_root_dir) / "checkpoints" / LAST
+def _where_last_is(trainer: Trainer) -> str:
+    last = last_of(trainer)
     return f"the last checkpoint is {last}" if last.is_file() else "no checkpoint is written yet"

@@ -1,16 +1,18 @@
 """A judge that PPO never optimises against, asked all along the run."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from rlhf_forge import ranks
-from rlhf_forge.evaluation.judges import judge, load_function
+from rlhf_forge.data.tokenize import PromptExample
+from rlhf_forge.evaluation.judges import load_function
+from rlhf_forge.evaluation.policies import Answers, judged
 from rlhf_forge.evaluation.statistics import mean_of
-from rlhf_forge.generation.decode import Request
 from rlhf_forge.modules.ppo import PPOModule
-from rlhf_forge.modules.responses import HELD_OUT, generated
+from rlhf_forge.modules.responses import generated_held_out
 
 
 class Judge(Callback):
@@ -36,20 +38,12 @@ class Judge(Callback):
             self._ask(pl_module)
 
     def _ask(self, module: PPOModule) -> None:
-        examples = module.held_out[: self.number]
-        prompts = [module.template.prompt(example.record.prompt) for example in examples]
-        requests = [
-            Request(prompt, module.role, (module.seed, HELD_OUT, row))
-            for row, prompt in enumerate(prompts)
-        ]
-        responses = generated(module, requests)
+        examples = cast("Sequence[PromptExample]", module.held_out[: self.number])
+        prompts = [example.tokens for example in examples]
+        responses = generated_held_out(module, module.role, prompts)
         texts = [module.template.decode(response.tokens) for response in responses]
-        records = [
-            example.record.fields | {"finished": response.finished}
-            for example, response in zip(examples, responses, strict=True)
-        ]
-        asked = [example.record.prompt for example in examples]
-        verdict = ranks.from_first(lambda: judge(self.function, asked, texts, records))
+        answers = Answers(texts, responses, None)
+        verdict = ranks.from_first(lambda: judged(self.function, examples, answers))
         module.log("judge/score", mean_of(verdict.scores).value)
         if verdict.correct is not None:
             module.log("judge/accuracy", mean_of(verdict.correct).value)

@@ -8,9 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
-from rlhf_forge.generation.decode import Request
 from rlhf_forge.modules.ppo import PPOModule
-from rlhf_forge.modules.responses import HELD_OUT, generated
+from rlhf_forge.modules.responses import generated_held_out
 
 
 class SampleWriter(Callback):
@@ -81,11 +80,9 @@ def _file(trainer: Trainer) -> Path:
 
 
 def _answers(module: PPOModule, records: list[Any], role: str) -> list[str]:
-    requests = [
-        Request(module.template.prompt(record.prompt), role, (module.seed, HELD_OUT, row))
-        for row, record in enumerate(records)
-    ]
-    return [module.template.decode(r.tokens) for r in generated(module, requests)]
+    prompts = [module.template.prompt(record.prompt) for record in records]
+    responses = generated_held_out(module, role, prompts)
+    return [module.template.decode(response.tokens) for response in responses]
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

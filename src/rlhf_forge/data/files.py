@@ -83,10 +83,9 @@ def _read_json(place: Path) -> Numbered:
 def _items(place: Path, text: str, at: int) -> Numbered:
     """Elements of an array whose bracket ended at ``at``, each with its first line's number."""
     decoder = json.JSONDecoder()
-    number, counted, separator = 1, 0, ","
+    number, counted = 1, 0
     at = _skip_blank(text, at)
-    if text[at : at + 1] == "]":
-        separator = "]"
+    separator = "]" if text[at : at + 1] == "]" else ","
     while separator == ",":
         number, counted = number + text.count("\n", counted, at), at
         with _broken_json(place, None):

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlhf_forge.data.files import READERS, read_file
 from rlhf_forge.errors import UserError
+from rlhf_forge.parsing import first_line
 
 Row = tuple[str, dict[str, Any]]
 
@@ -77,7 +78,7 @@ def _from_function(path: str, *, split: str, seed: int) -> Iterator[Row]:
         raise
     except (Exception, SystemExit) as error:
         raise UserError(
-            f"{path}: raised {type(error).__name__}: {_first_line(error)}",
+            f"{path}: raised {type(error).__name__}: {first_line(error)}",
             hint="it is called as function(seed=..., split=...) and returns a list of dicts",
         ) from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -131,7 +132,7 @@ def _load_folder(place: Path) -> Any:
         ) from None
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{place}: broken, or not what `datasets` saved: {_first_line(error)}",
+            f"{place}: broken, or not what `datasets` saved: {first_line(error)}",
             hint="save it again with save_to_disk",
         ) from None
 
@@ -144,16 +145,12 @@ def _load_hub(name: str, split: str) -> Any:
         return load_dataset(name, split=split)
     except DatasetNotFoundError as error:
         raise UserError(
-            f"data.path: no such file here, and the hub does not give {name}: {_first_line(error)}",
+            f"data.path: no such file here, and the hub does not give {name}: {first_line(error)}",
             hint="check the spelling; for a gated or private data set `hf auth login` first",
         ) from None
     except (ConnectionError, OSError, ValueError) as error:
         raise UserError(
             f"data.path: no such file here, and {name} cannot be had from the hub: "
-            f"{type(error).__name__}: {_first_line(error)}",
+            f"{type(error).__name__}: {first_line(error)}",
             hint="give a file's path, or download it first where there is a network",
         ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]

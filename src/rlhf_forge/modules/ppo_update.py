@@ -115,7 +115,7 @@ def accumulate(
     terms: PolicyTerms,
     *,
     backward: Callable[[Tensor], None],
-    counts: Counts | None = None,
+    counts: Counts,
 ) -> UpdateStats:
     """Gradients of one optimiser step, micro-batch by micro-batch.
 
@@ -128,13 +128,12 @@ def accumulate(
         settings: Clip ranges and the weight of each loss.
         terms: Of the policy's loss.
         backward: What is called with each loss.
-        counts: Of the whole step, where these are not all of its micro-batches; None: they are.
+        counts: Of the whole step, of which these may be some micro-batches.
 
     Returns:
         Statistics before the step, which is the caller's to take; of these micro-batches, as shares
         of the whole.
     """
-    counts = counts or Counts.of([micro.learnt for micro in minibatch], terms.max_new_tokens)
     approx_kl = clip_fraction = value_clip_fraction = 0.0
     ratio_max = 0.0
     for micro in minibatch:

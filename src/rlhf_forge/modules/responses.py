@@ -24,6 +24,7 @@ HELD_OUT = 2**31
 class Generator(Sized, Protocol):
     """What a module must have to generate."""
 
+    seed: int
     backbone: Backbone
     sampling: Sampling
     template: ChatTemplate
@@ -32,7 +33,6 @@ class Generator(Sized, Protocol):
 class Responder(Generator, Protocol):
     """What a module must have to answer prompts."""
 
-    seed: int
     role: str
 
     @property
@@ -73,6 +73,16 @@ def generated(module: Generator, requests: Sequence[Request]) -> list[Response]:
         return generate(module.backbone, own, module.sampling, eos_ids, max_rows=module.max_rows)
 
     return ranks.gathered(within_rows(module, len(own), attempt))
+
+
+def generated_held_out(
+    module: Generator, role: str, prompts: Sequence[list[int]]
+) -> list[Response]:
+    """Responses of ``role`` to the first held-out prompts: the same random numbers every time."""
+    requests = [
+        Request(prompt, role, (module.seed, HELD_OUT, row)) for row, prompt in enumerate(prompts)
+    ]
+    return generated(module, requests)
 
 
 def sample(

@@ -18,14 +18,13 @@ from rlhf_forge.backbone.scoring import score
 from rlhf_forge.data.collate import PairBatch, own_micro_batches, take
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.functional.losses import bradley_terry_loss
-from rlhf_forge.generation.decode import Request
 from rlhf_forge.generation.rows import join
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.calibration import LEAST_RESPONSES, require_enough_held_out, scale_on
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_tensors
 from rlhf_forge.modules.memory import Cuts, keep_sizes, restore_sizes, within_memory
 from rlhf_forge.modules.optimisation import Step, adamw, apply_gradients, step_scheduler
-from rlhf_forge.modules.responses import HELD_OUT, generated
+from rlhf_forge.modules.responses import generated_held_out
 from rlhf_forge.modules.roles import (
     add_reference,
     data_of,
@@ -190,11 +189,7 @@ class RewardModule(LightningModule):
         """
         records = [example.record for example in data_of(self).held_out][: self.calibration_samples]
         prompts = [self.template.prompt(record.prompt) for record in records]
-        requests = [
-            Request(prompt, "reference", (self.seed, HELD_OUT, row))
-            for row, prompt in enumerate(prompts)
-        ]
-        responses = generated(self, requests)
+        responses = generated_held_out(self, "reference", prompts)
         tokens, mask = join(prompts, responses, self.backbone.device)
         scale_on(self.backbone, tokens, mask, max_tokens=self.micro_batch_tokens)
 

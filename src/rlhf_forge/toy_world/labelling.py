@@ -8,8 +8,7 @@ from typing import Any
 from rlhf_forge.toy_world import annotator, gold
 
 LABELS = 10
-"""Drawn for each pair: on some hundred pairs with one label each, chance alone moves an accuracy by
-two points."""
+"""Drawn for each pair: with one, an accuracy of 0.8 on 600 pairs has a standard error of 0.016."""
 
 
 def label(
