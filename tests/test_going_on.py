@@ -283,6 +283,48 @@ def test_a_truncated_checkpoint_is_told(
     assert error == "cut.ckpt: truncated, or not a checkpoint of rlhf_forge"
 
 
+@pytest.mark.parametrize("fault", [b"", b"not a checkpoint"])
+def test_of_a_broken_checkpoint_the_one_before_it_is_offered_and_ends_the_same(
+    fault: bytes, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = [*FIT, "--checkpoint_every", "1", "--keep_checkpoints", "3"]
+    fit += ["--model.init_args.total_steps", "3"]
+    assert main(fit) == 0
+    whole = weights("x")
+    shutil.rmtree("lightning_logs/x/sft/artefact")
+    LAST.resolve().write_bytes(fault)
+    error, hint = told([*fit, "--ckpt_path", "last"], capsys)
+    assert error == f"{LAST}: truncated, or not a checkpoint of rlhf_forge"
+    before = LAST.with_name("iteration-000002.ckpt")
+    assert hint == f"--ckpt_path {before} goes on from the one before it"
+    assert main([*fit, "--ckpt_path", str(before)]) == 0
+    resumed = weights("x")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_broken_checkpoint_is_not_offered_in_place_of_another(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*FIT, "--checkpoint_every", "1"]) == 0
+    shutil.rmtree("lightning_logs/x/sft/artefact")
+    for path in LAST.parent.iterdir():
+        path.write_bytes(b"")
+    _, hint = told([*FIT, "--ckpt_path", "last"], capsys)
+    assert hint == "start the stage again without --ckpt_path; what is there is kept beside it"
+
+
+def test_only_the_first_process_may_miss_a_checkpoint_that_it_may_have_moved_aside(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from rlhf_forge.cli import ForgeCLI
+
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    cli = ForgeCLI("fit", [*FIT[1:], "--ckpt_path", "last"])
+    assert cli.config.ckpt_path is None
+
+
 def test_a_checkpoint_of_another_stage_is_refused(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

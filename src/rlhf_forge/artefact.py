@@ -58,6 +58,7 @@ class Manifest:
         metrics: End metrics of the run.
         steps: Batches that it was trained on.
         planned_steps: What the config asked for: more, if EarlyStopping ended the run.
+        kept_by: The metric by which this is the best state of its run; empty if it is the last.
         format: Version of this file.
     """
 
@@ -79,6 +80,7 @@ class Manifest:
     metrics: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     planned_steps: int = 0
+    kept_by: str = ""
     format: int = FORMAT
 
 

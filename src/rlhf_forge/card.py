@@ -42,14 +42,13 @@ def write_card(manifest: Manifest, folder: Path) -> None:
     """Write ``README.md`` from what the manifest knows."""
     parents = [f"Parent: {role} `{fp[:12]}`." for role, fp in manifest.parents.items()]
     metrics = [f"| {name} | {value:.4g} |" for name, value in sorted(manifest.metrics.items())]
-    early = manifest.steps < manifest.planned_steps
     text = CARD.format(
         base=manifest.base,
         stage=manifest.stage,
         title=f"{manifest.stage} on {manifest.base}",
         precision=manifest.precision,
         fingerprint=manifest.base_fingerprint[:12],
-        ended=f", ended early after {manifest.steps} of {manifest.planned_steps} steps" * early,
+        ended=_ended(manifest),
         parents=" ".join(parents) or "No parents.",
         metrics="\n".join(metrics),
         mean=manifest.reward_mean,
@@ -57,3 +56,10 @@ def write_card(manifest: Manifest, folder: Path) -> None:
         use=USE_REWARD if manifest.stage == "reward" else USE_POLICY,
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _ended(manifest: Manifest) -> str:
+    steps = f"after {manifest.steps} of {manifest.planned_steps} steps"
+    if manifest.kept_by:
+        return f": the best of its run by {manifest.kept_by}, {steps}"
+    return f", ended early {steps}" if manifest.steps < manifest.planned_steps else ""

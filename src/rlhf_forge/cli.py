@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from rlhf_forge.callbacks.artefact_writer import ArtefactWriter
+from rlhf_forge.callbacks.best import BestCheckpoint
 from rlhf_forge.callbacks.checkpoints import (
     AtomicCheckpointIO,
     IterationCheckpoint,
@@ -34,7 +35,7 @@ from rlhf_forge.parsing import first_line
 from rlhf_forge.preflight import fitting_parents, require_place
 from rlhf_forge.processes import processes_of, require_startable
 from rlhf_forge.run_folder import find_checkpoint, last_checkpoint, set_aside
-from rlhf_forge.stage_config import class_at, length_of, missing_parents, one_line, parents_of
+from rlhf_forge.stage_config import Best, class_at, length_of, missing_parents, one_line, parents_of
 
 # Said by us, on the right stream.
 QUIETLY: dict[str, dict[str, bool]] = {
@@ -60,7 +61,7 @@ class ForgeCLI(ParsedStage):
             raise mistake
         for mistake in self.misfits():
             raise mistake
-        checkpoint = find_checkpoint(config.ckpt_path, self.folder, word=self.word)
+        checkpoint = self._find_checkpoint()
         if checkpoint is None and config.ckpt_path is not None:
             _tell(f"{self.folder}: stopped before its first checkpoint, so it starts anew")
         config.ckpt_path = None if checkpoint is None else str(checkpoint)
@@ -136,6 +137,14 @@ class ForgeCLI(ParsedStage):
             raise KeyboardInterrupt from None
         self.say(found)
 
+    def _find_checkpoint(self) -> Path | None:
+        try:
+            return find_checkpoint(self.config.ckpt_path, self.folder, word=self.word)
+        except UserError:
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                raise
+            return None  # the first process has looked, and may have moved the folder aside since
+
     def finished_before(self) -> bool:
         """Whether the run that is to go on from its last checkpoint is at its end; says so."""
         artefact = self.folder / "artefact"
@@ -156,10 +165,13 @@ class ForgeCLI(ParsedStage):
         if checkpoint is None or self.folder.resolve() not in Path(checkpoint).resolve().parents:
             self._require_all_it_needs()  # before anything is moved
             rank_zero_only(set_aside)(self.folder)
+        best = None if config.keep_best is None else BestCheckpoint(Best(**config.keep_best))
+        every, keep = config.checkpoint_every, config.keep_checkpoints
         self.trainer.callbacks += [  # type: ignore[attr-defined]
             DivergenceGuard(),  # before what is written down
-            IterationCheckpoint(config.checkpoint_every, self.dependencies),
-            ArtefactWriter(self.fingerprint),
+            *([] if best is None else [best]),
+            IterationCheckpoint(every, keep, self.dependencies),
+            ArtefactWriter(self.fingerprint, best),
             CleanStop(),
         ]
 

@@ -12,7 +12,15 @@ from rlhf_forge.hub import PACKAGE_PREFIX, base_folder
 from rlhf_forge.reward_terms import artefact_in
 
 # Keys that say where a run goes, how it is watched or fed, not what it computes.
-NOT_COMPUTED = ("config", "run", "name", "ckpt_path", "checkpoint_every", "trainer")
+NOT_COMPUTED = (
+    "config",
+    "run",
+    "name",
+    "ckpt_path",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "trainer",
+)
 NOT_COMPUTED_OF_DATA = ("workers",)
 PARENTS = ("sft", "reward")
 # What a function of the reward may take: longer, if a run is to go on that stopped at it.

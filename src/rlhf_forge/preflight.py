@@ -24,7 +24,6 @@ FLOAT32 = 4
 # A checkpoint holds each weight and Adam's two moments of it, as they are and as they were where
 # the guard would go back to; a new one is written beside the old.
 NUMBERS_PER_WEIGHT = 2 * 3
-CHECKPOINTS = 2
 
 
 class Findings(list[UserError]):
@@ -45,19 +44,21 @@ class Writes:
     """What a run writes, in bytes.
 
     Attributes:
-        checkpoint: One; for a moment there are two.
+        checkpoint: One.
+        checkpoints: Of those that stay, and the one that is being written.
         artefact: The trained role and the tokenizer.
         free: On the disk of the run's folder.
     """
 
     checkpoint: int
+    checkpoints: int
     artefact: int
     free: int
 
     @property
     def total(self) -> int:
         """At most, at the same time."""
-        return CHECKPOINTS * self.checkpoint + self.artefact
+        return self.checkpoints * self.checkpoint + self.artefact
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def require_place(folder: Path) -> None:
         )
 
 
-def require_space(folder: Path, base: Base, *, rank: int, roles: int) -> Writes:
+def require_space(folder: Path, base: Base, *, rank: int, roles: int, checkpoints: int) -> Writes:
     """What a run writes, if there is room for it.
 
     Args:
@@ -158,6 +159,7 @@ def require_space(folder: Path, base: Base, *, rank: int, roles: int) -> Writes:
         base: Its base.
         rank: r of the adapters that it trains.
         roles: How many it trains.
+        checkpoints: How many stay.
 
     Raises:
         UserError: If there is not.
@@ -165,7 +167,8 @@ def require_space(folder: Path, base: Base, *, rank: int, roles: int) -> Writes:
     adapter = FLOAT32 * adapter_numbers(base.name, base.folder, rank=rank)
     tokenizer = sum(path.stat().st_size for path in base.folder.glob("tokenizer*"))
     free = shutil.disk_usage(_nearest_that_exists(folder)).free
-    writes = Writes(NUMBERS_PER_WEIGHT * roles * adapter, adapter + tokenizer, free)
+    checkpoint = NUMBERS_PER_WEIGHT * roles * adapter
+    writes = Writes(checkpoint, checkpoints + 1, adapter + tokenizer, free)
     if writes.total > free:
         raise UserError(
             f"{folder}: the run writes up to {as_size(writes.total)}, and {as_size(free)} are free",

@@ -7,8 +7,12 @@ from pathlib import Path
 from rlhf_forge.errors import UserError
 
 LOGS = Path("lightning_logs")
+CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
+BEST = "best.ckpt"
+NUMBERED = "iteration-{:06d}.ckpt"
 CONFIG = "config.yaml"
+BEST_HINT = "keep_best in the config of fit names the metric by which one is kept"
 NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -28,15 +32,22 @@ def stage_folder(run: str, name: str) -> Path:
 
 
 def last_checkpoint(run: str, name: str) -> Path:
-    """Where a stage of a run writes its checkpoint."""
-    return stage_folder(run, name) / "checkpoints" / LAST
+    """The newest checkpoint of a stage of a run: a link to the one with its iteration's number."""
+    return stage_folder(run, name) / CHECKPOINTS / LAST
+
+
+def numbered_checkpoints(folder: Path) -> list[Path]:
+    """Those with a number in a folder of checkpoints, the newest first."""
+    found = folder.glob("iteration-[0-9]*.ckpt")
+    return sorted(found, key=lambda path: (len(path.name), path.name), reverse=True)
 
 
 def find_checkpoint(given: str | None, folder: Path, *, word: str) -> Path | None:
-    """The checkpoint that ``--ckpt_path`` means; ``last`` is the one that the run wrote last.
+    """The checkpoint that ``--ckpt_path`` means.
 
     Args:
-        given: What the person gave.
+        given: What the person gave: a file, ``last`` for the one that the run wrote last, or
+            ``best`` for the best by the metric that keep_best names.
         folder: Of the stage.
         word: fit, validate, test or predict. All but fit need a checkpoint: last by default. A run
             that was stopped before its first one starts anew.
@@ -46,12 +57,14 @@ def find_checkpoint(given: str | None, folder: Path, *, word: str) -> Path | Non
     """
     if given is None and word == "fit":
         return None
-    last = folder / "checkpoints" / LAST
-    path = last if given in {None, "last"} else Path(str(given))
+    last, best = folder / CHECKPOINTS / LAST, folder / CHECKPOINTS / BEST
+    path = {None: last, "last": last, "best": best}.get(given) or Path(str(given))
     if path.is_file():
         return path
     if path == last and word == "fit" and (folder / CONFIG).is_file():
         return None
+    if path == best:
+        raise UserError(f"ckpt_path: no best checkpoint: no {path}", hint=BEST_HINT)
     if path == last:
         raise UserError(
             f"{word}: nothing to start from: no {path}",

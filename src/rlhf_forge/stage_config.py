@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlhf_forge.artefact import MANIFEST
 from rlhf_forge.errors import UserError
@@ -49,10 +50,24 @@ PARENTS = ("sft", "reward")
 TAKEN = frozenset({"base", "export"})
 
 
+@dataclass(frozen=True)
+class Best:
+    """What makes one state of a run better than another.
+
+    Attributes:
+        metric: As it is logged: judge/score in PPO, val/accuracy or val/loss elsewhere.
+        mode: Whether more of it is better, or less.
+    """
+
+    metric: str
+    mode: Literal["max", "min"] = "max"
+
+
 def mistakes_in(config: Any) -> Iterator[UserError]:
     """All that a parsed config says and may not, each with what to set instead."""
-    if config.checkpoint_every < 1:
-        yield UserError(f"checkpoint_every: must be 1 or more, got {config.checkpoint_every}")
+    for key in ("checkpoint_every", "keep_checkpoints"):
+        if config[key] < 1:
+            yield UserError(f"{key}: must be 1 or more, got {config[key]}")
     yield from _mistakes_in_name(config, class_at(config.model.class_path).stage)
     yield from _mistakes_in_trainer(config.trainer)
     arguments = config.model.init_args

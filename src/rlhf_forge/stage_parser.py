@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
 from rlhf_forge.parsing import known_keys, mistake
-from rlhf_forge.stage_config import STAGE_CLASSES, class_at
+from rlhf_forge.stage_config import STAGE_CLASSES, Best, class_at
 from rlhf_forge.words import DRY_RUN, STAGES
 
 TITLES = {
@@ -81,10 +81,20 @@ def add_run_arguments(parser: LightningArgumentParser, word: str) -> None:
         "--checkpoint_every", type=int, default=50, help="iterations between checkpoints"
     )
     parser.add_argument(
+        "--keep_checkpoints", type=int, default=2, help="checkpoints that stay, the newest ones"
+    )
+    parser.add_argument(
+        "--keep_best",
+        type=Best | None,
+        default=None,
+        help="keep the best state as well, and write the artefact from it: "
+        "{metric: judge/score, mode: max}; none: the artefact is the last state",
+    )
+    parser.add_argument(
         "--ckpt_path",
         type=str | None,
         default=None,
-        help="checkpoint to go on from, or to use; last: the one the run wrote last",
+        help="checkpoint to go on from, or to use; last: the newest; best: by keep_best",
     )
 
 

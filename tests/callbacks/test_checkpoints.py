@@ -18,10 +18,12 @@ from rlhf_forge.callbacks.checkpoints import (
     OF_LIGHTNING,
     AtomicCheckpointIO,
     IterationCheckpoint,
+    batches_in,
     dependencies_in,
 )
 from rlhf_forge.errors import UserError
 from rlhf_forge.modules.sft import SFTModule
+from rlhf_forge.run_folder import numbered_checkpoints
 from tests import tiny
 from tests.tiny_project import QUIET, told
 
@@ -62,8 +64,8 @@ class Noted(AtomicCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        self.iterations.append(progress["total"]["processed"])
+        self.iterations.append(batches_in(checkpoint))
+        super().save_checkpoint(checkpoint, path, storage_options)
 
 
 @contextmanager
@@ -91,9 +93,36 @@ def test_checkpoints_count_iterations_however_many_optimiser_steps_these_take(
     assert noted.iterations == [3, 6, 9, 10]
 
 
-def test_an_interval_below_one_is_refused() -> None:
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 0)])
+def test_an_interval_or_a_number_below_one_is_refused(numbers: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="1 or more"):
-        IterationCheckpoint(0)
+        IterationCheckpoint(*numbers)
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(1, [10]), (2, [9, 10]), (9, [3, 6, 9, 10])])
+def test_the_newest_checkpoints_stay_and_last_is_a_link_to_the_newest(
+    keep: int, kept: list[int], tmp_path: Path
+) -> None:
+    trainer = tiny.trainer(
+        default_root_dir=tmp_path,
+        callbacks=[IterationCheckpoint(3, keep)],
+        plugins=[AtomicCheckpointIO()],
+    )
+    trainer.fit(ManySteps(1), DataLoader(range(10)))  # type: ignore[arg-type]
+    folder = tmp_path / "checkpoints"
+    names = [f"iteration-{number:06d}.ckpt" for number in kept]
+    assert sorted(path.name for path in folder.iterdir()) == [*names, "last.ckpt"]
+    assert (folder / "last.ckpt").readlink() == Path(names[-1])
+    for number, name in zip(kept, names, strict=True):
+        checkpoint = AtomicCheckpointIO().load_checkpoint(folder / name)
+        assert batches_in(checkpoint) == number
+
+
+def test_numbers_of_seven_digits_are_newer_than_those_of_six(tmp_path: Path) -> None:
+    names = ["iteration-1000000.ckpt", "iteration-999999.ckpt", "iteration-000050.ckpt"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [path.name for path in numbered_checkpoints(tmp_path)] == names
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -132,7 +161,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_no_litter(
 def test_a_full_disk_in_the_middle_of_a_run_is_one_line(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    last = Path("lightning_logs/x/sft/checkpoints/last.ckpt")
+    folder = Path("lightning_logs/x/sft/checkpoints")
+    last, second = folder / "last.ckpt", folder / "iteration-000002.ckpt"
     step = SFTModule.training_step
     kept: list[bytes] = []
 
@@ -148,11 +178,11 @@ def test_a_full_disk_in_the_middle_of_a_run_is_one_line(
         error, hint = told(["fit", "--config", "sft.yaml", "--checkpoint_every", "1"], capsys)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert error.startswith(f"{last}: cannot be written (")
+    assert error.startswith(f"{second}: cannot be written (")
     assert "the checkpoint before this one is untouched" in hint
     assert last.read_bytes() == kept[0]
     assert AtomicCheckpointIO().load_checkpoint(last)["global_step"] == 1
-    assert [p.name for p in last.parent.iterdir()] == ["last.ckpt"]
+    assert sorted(p.name for p in folder.iterdir()) == ["iteration-000001.ckpt", "last.ckpt"]
 
 
 def test_the_folder_for_temporary_files_plays_no_role(

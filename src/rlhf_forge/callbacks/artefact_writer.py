@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from typing_extensions import override
 
 from rlhf_forge.artefact import Golden, Manifest, write_manifest
 from rlhf_forge.backbone.adapter_files import write_adapter
-from rlhf_forge.callbacks.checkpoints import batches_done, was_cut_short
+from rlhf_forge.callbacks.best import BestCheckpoint
+from rlhf_forge.callbacks.checkpoints import batches_done, batches_in, was_cut_short
 from rlhf_forge.card import write_card
 from rlhf_forge.errors import UserError
 from rlhf_forge.modules.goldens import golden_rows, golden_values, setup_name
@@ -26,14 +28,16 @@ class ArtefactWriter(Callback):
     """Writes ``artefact/`` when a stage has been trained to its end.
 
     The end is the last step, or where a callback of the config (EarlyStopping) said so: the
-    manifest tells both numbers. A run that ran out of time leaves no artefact.
+    manifest tells both numbers. A run that ran out of time leaves no artefact. Where the best state
+    is kept, the artefact is that one.
 
     Args:
         fingerprint: Of config, seed, parents and data: what a new run is compared with.
+        best: The callback that keeps the best state; none: the artefact is the last.
     """
 
-    def __init__(self, fingerprint: str) -> None:
-        self.fingerprint = fingerprint
+    def __init__(self, fingerprint: str, best: BestCheckpoint | None = None) -> None:
+        self.fingerprint, self.best = fingerprint, best
         self.metrics: dict[str, float] = {}
 
     @override
@@ -59,20 +63,38 @@ class ArtefactWriter(Callback):
                 hint="--ckpt_path last goes on, with a longer max_time: it counts from the start",
             )
         # Here and not when training ends: a run killed after its last step trains no more.
+        ended = Ended(batches_done(trainer), self._metrics(trainer))
+        if self.best is not None:
+            checkpoint = self.best.restored(trainer, pl_module)
+            steps, metrics = batches_in(checkpoint), checkpoint[METRICS]
+            ended = Ended(steps, metrics, kept_by=self.best.by.metric)
         if isinstance(pl_module, RewardModule):
             pl_module.calibrate()
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "artefact"
-            write_artefact(pl_module, folder, self.fingerprint, self._metrics(trainer))
+            write_artefact(pl_module, folder, self.fingerprint, ended)
 
     def _metrics(self, trainer: Trainer) -> dict[str, float]:
         """The last value of each; a run that trains no more has those of its checkpoint."""
         return self.metrics | {name: float(v) for name, v in trainer.callback_metrics.items()}
 
 
-def write_artefact(
-    module: Any, folder: Path, fingerprint: str, metrics: Mapping[str, float]
-) -> None:
+@dataclass(frozen=True)
+class Ended:
+    """The state of a run that becomes its artefact.
+
+    Attributes:
+        steps: Batches that it was trained on.
+        metrics: Their last values.
+        kept_by: The metric by which this state is the best of its run; empty if it is the last.
+    """
+
+    steps: int
+    metrics: Mapping[str, float]
+    kept_by: str = ""
+
+
+def write_artefact(module: Any, folder: Path, fingerprint: str, ended: Ended) -> None:
     """Write the role a stage trained, its tokenizer, model card and manifest into ``folder``.
 
     All is written beside the folder first, so that an artefact is whole or not there.
@@ -84,14 +106,14 @@ def write_artefact(
     tokenizer = module.template.tokenizer
     tokenizer.chat_template = module.template.text
     tokenizer.save_pretrained(unfinished)
-    manifest = _manifest(module, fingerprint, metrics)
+    manifest = _manifest(module, fingerprint, ended)
     write_manifest(manifest, unfinished)
     write_card(manifest, unfinished)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.replace(folder)
 
 
-def _manifest(module: Any, fingerprint: str, metrics: Mapping[str, float]) -> Manifest:
+def _manifest(module: Any, fingerprint: str, ended: Ended) -> Manifest:
     rows = golden_rows(data_of(module).held_out, module.template, NUM_GOLDEN)
     with torch.no_grad():
         values = golden_values(module.backbone, module.role, rows)
@@ -113,7 +135,8 @@ def _manifest(module: Any, fingerprint: str, metrics: Mapping[str, float]) -> Ma
             Golden(tokens, targets, value)
             for (tokens, targets), value in zip(rows, values, strict=True)
         ],
-        metrics=dict(metrics),
-        steps=batches_done(module.trainer),
+        metrics=dict(ended.metrics),
+        steps=ended.steps,
+        kept_by=ended.kept_by,
         planned_steps=int(module.trainer.limit_train_batches),
     )

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -15,7 +15,7 @@ from typing_extensions import override
 from rlhf_forge import ranks
 from rlhf_forge.errors import UserError
 from rlhf_forge.fingerprint import changes
-from rlhf_forge.run_folder import LAST
+from rlhf_forge.run_folder import CHECKPOINTS, LAST, NUMBERED, numbered_checkpoints
 
 DEPENDENCIES = "forge_dependencies"
 OF_LIGHTNING = {"pytorch-lightning_version", "state_dict", "loops"}
@@ -59,27 +59,32 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except Exception as error:  # torch.load raises half a dozen kinds for a cut file
             raise UserError(
                 f"{path}: truncated, or not a checkpoint of rlhf_forge",
-                hint="start the stage again without --ckpt_path; what is there is kept beside it",
+                hint=_way_out(Path(path)),
             ) from error
-        if not isinstance(checkpoint, dict) or not checkpoint.keys() >= OF_LIGHTNING:
-            raise UserError(f"{path}: not a checkpoint of rlhf_forge")
-        return checkpoint
+        if not _is_whole(checkpoint):
+            raise UserError(f"{path}: not a checkpoint of rlhf_forge", hint=_way_out(Path(path)))
+        return cast("dict[str, Any]", checkpoint)
 
 
 class IterationCheckpoint(Callback):
-    """Writes ``checkpoints/last.ckpt`` every so many iterations, and at the end.
+    """Writes ``checkpoints/iteration-N.ckpt`` every so many iterations, and at the end.
 
-    Lightning's ModelCheckpoint counts optimiser steps, of which an iteration may take any number.
+    ``last.ckpt`` is a link to the newest. Lightning's ModelCheckpoint counts optimiser steps, of
+    which an iteration may take any number.
 
     Args:
         every: Iterations between checkpoints.
+        keep: Checkpoints that stay; an older one goes when a newer one is whole.
         dependencies: Of `rlhf_forge.fingerprint.dependencies_of`; the checkpoint holds them.
     """
 
-    def __init__(self, every: int = 50, dependencies: Mapping[str, str] | None = None) -> None:
-        if every < 1:
-            raise ValueError(f"every must be 1 or more, got {every}")
-        self.every, self.dependencies = every, dict(dependencies or {})
+    def __init__(
+        self, every: int = 50, keep: int = 2, dependencies: Mapping[str, str] | None = None
+    ) -> None:
+        for name, value in {"every": every, "keep": keep}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value}")
+        self.every, self.keep, self.dependencies = every, keep, dict(dependencies or {})
 
     @override
     def on_save_checkpoint(
@@ -103,34 +108,61 @@ class IterationCheckpoint(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
-            for litter in _folder(trainer).glob("*.tmp-*"):
+            for litter in checkpoints_of(trainer).glob("*.tmp-*"):
                 litter.unlink(missing_ok=True)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if batches_done(trainer) % self.every == 0 or was_cut_short(trainer):
-            save_last(trainer)
+            self._save(trainer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # From a checkpoint of a finished run Lightning would not go on.
         if not was_cut_short(trainer):
-            save_last(trainer)
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        save_last(trainer)
+        if trainer.is_global_zero:
+            newest = last_of(trainer).resolve()
+            # Before it in the list are those of a run that then went on from an earlier one.
+            numbered = numbered_checkpoints(newest.parent)
+            for path in numbered[numbered.index(newest) + self.keep :]:
+                path.unlink()
 
 
 def save_last(trainer: Trainer) -> None:
-    """Write the run's checkpoint as it is between two steps."""
-    trainer.save_checkpoint(last_of(trainer))
+    """Write the run's checkpoint as it is between two steps, and point ``last.ckpt`` at it."""
+    last = last_of(trainer)
+    path = last.with_name(NUMBERED.format(batches_done(trainer)))
+    trainer.save_checkpoint(path)
+    if trainer.is_global_zero:
+        link = last.with_name(f"{LAST}.tmp-{os.getpid()}")
+        link.symlink_to(path.name)
+        link.replace(last)
+        _sync_folder(last.parent)
 
 
 def last_of(trainer: Trainer) -> Path:
-    """Where the run's checkpoint is, once there is one."""
-    return _folder(trainer) / LAST
+    """Where the run's newest checkpoint is, once there is one."""
+    return checkpoints_of(trainer) / LAST
+
+
+def checkpoints_of(trainer: Trainer) -> Path:
+    """Folder of the run's checkpoints."""
+    return Path(trainer.default_root_dir) / CHECKPOINTS
 
 
 def batches_done(trainer: Trainer) -> int:
     """Batches that the run has trained on, across resumes."""
     return trainer.fit_loop.epoch_loop.total_batch_idx + 1
+
+
+def batches_in(checkpoint: Mapping[str, Any]) -> int:
+    """Batches that the run had trained on when it wrote this checkpoint."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    return int(progress["total"]["processed"])
 
 
 def was_cut_short(trainer: Trainer) -> bool:
@@ -167,8 +199,22 @@ def require_same_run(path: Path, dependencies: Mapping[str, str]) -> None:
     )
 
 
-def _folder(trainer: Trainer) -> Path:
-    return Path(trainer.default_root_dir) / "checkpoints"
+def _is_whole(checkpoint: object) -> bool:
+    return isinstance(checkpoint, dict) and checkpoint.keys() >= OF_LIGHTNING
+
+
+def _way_out(broken: Path) -> str:
+    """The newest whole checkpoint beside a broken one, or a new start."""
+    for path in numbered_checkpoints(broken.parent):
+        if path.name == broken.resolve().name:
+            continue
+        try:
+            whole = _is_whole(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+        except Exception:  # this one is broken too
+            continue
+        if whole:
+            return f"--ckpt_path {path} goes on from the one before it"
+    return "start the stage again without --ckpt_path; what is there is kept beside it"
 
 
 def _sync_folder(folder: Path) -> None:

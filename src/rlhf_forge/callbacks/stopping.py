@@ -3,6 +3,8 @@
 import os
 import signal
 import threading
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,6 +14,7 @@ from typing_extensions import override
 from rlhf_forge import ranks
 from rlhf_forge.callbacks.checkpoints import batches_done, save_last
 
+Handler = Callable[[int, FrameType | None], None]
 SAID = b"\nstopping behind this step (a second Ctrl-C stops at once)\n"
 
 
@@ -26,14 +29,14 @@ class CleanStop(Callback):
 
     def __init__(self) -> None:
         self.asked = self.terminated = False
-        self.before: Any = None
+        self.before: dict[signal.Signals, Any] = {}
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():  # only there one may
-            self.before = signal.signal(signal.SIGINT, self._ask)
+            self._take(signal.SIGINT, self._ask)
             if trainer.world_size > 1:
-                signal.signal(signal.SIGTERM, self._terminate)
+                self._take(signal.SIGTERM, self._terminate)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -48,7 +51,7 @@ class CleanStop(Callback):
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._let_go()  # no step follows for a while, or none at all
+        self._let_go(signal.SIGINT)  # no step follows for a while, or none at all
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -57,19 +60,22 @@ class CleanStop(Callback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._let_go()
+        self._let_go(signal.SIGINT, signal.SIGTERM)
 
     @override
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         if not isinstance(exception, KeyboardInterrupt):  # then Lightning ignores any further one
-            self._let_go()
+            self._let_go(signal.SIGINT, signal.SIGTERM)
 
-    def _let_go(self) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
-            self.before = None
+    def _take(self, number: signal.Signals, handler: Handler) -> None:
+        if number not in self.before:
+            self.before[number] = signal.signal(number, handler)
+
+    def _let_go(self, *numbers: signal.Signals) -> None:
+        for number in self.before.keys() & numbers:
+            signal.signal(number, self.before.pop(number))
 
     def _terminate(self, number: int, frame: object) -> None:
         self.terminated = True

@@ -105,7 +105,10 @@ def look_at_contents(
         findings += misfits
         rank = max([weights.lora.r for weights in adapters.values()], default=rank)
     roles = len(module.trained_roles) if module.stage == "ppo" else 1
-    return data, findings.of(lambda: require_space(stage.folder, base, rank=rank, roles=roles))
+    kept = config.keep_checkpoints + (config.keep_best is not None)
+    return data, findings.of(
+        lambda: require_space(stage.folder, base, rank=rank, roles=roles, checkpoints=kept)
+    )
 
 
 def told(stage: Rehearsal, data: PreferenceDataModule, writes: Writes) -> Iterator[str]:
@@ -125,7 +128,8 @@ def told(stage: Rehearsal, data: PreferenceDataModule, writes: Writes) -> Iterat
     what = "iterations" if stage.stage == "ppo" else "steps"
     yield f"{what}: {length_of(config.model)}, of {data.batch_size} rows each"
     yield (
-        f"writes: up to {as_size(writes.total)} (checkpoint {as_size(writes.checkpoint)}, old and "
-        f"new, and artefact {as_size(writes.artefact)}); {as_size(writes.free)} are free"
+        f"writes: up to {as_size(writes.total)} ({writes.checkpoints} checkpoints of "
+        f"{as_size(writes.checkpoint)}, artefact of {as_size(writes.artefact)}); "
+        f"{as_size(writes.free)} are free"
     )
     yield f"next: python -m rlhf_forge fit {shlex.join(stage.typed)}"
