@@ -119,6 +119,19 @@ def test_what_follows_has_the_value_of_its_source(project: Path) -> None:
     assert config.data.kind == "demonstrations"
 
 
+@pytest.mark.parametrize("arguments", [["KEY=null"], ["KEY", "null"]])
+@pytest.mark.parametrize("key", ["updates.target_kl", "objective.kl_target", "updates.dual_clip"])
+def test_null_on_the_command_line_unsets_a_number(
+    key: str, arguments: list[str], project: Path
+) -> None:
+    option = f"--model.init_args.{key}"
+    group, name = key.split(".")
+    command = ["--config", "ppo.yaml", f"{option}=3"]
+    assert parsed_stage(command).config.model.init_args[group][name] == 3
+    command += [argument.replace("KEY", option) for argument in arguments]
+    assert parsed_stage(command).config.model.init_args[group][name] is None
+
+
 def test_one_number_of_the_adapters_shape_can_be_set_by_itself(project: Path) -> None:
     text = (project / "sft.yaml").read_text().replace(", lora: {r: 2, alpha: 4}", "")
     (project / "sft.yaml").write_text(text)

@@ -265,6 +265,23 @@ def test_last_is_told_if_there_is_none(project: Path, capsys: pytest.CaptureFixt
     assert hint
 
 
+def test_auto_starts_where_there_is_nothing_and_goes_on_where_there_is(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = [*FIT, "--checkpoint_every", "1", "--ckpt_path", "auto"]
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(1, patch)
+        with pytest.raises(KilledError):
+            main(fit)
+        assert LAST.is_file()
+    assert main(fit) == 0
+    assert read_manifest(LAST.parents[1] / "artefact").steps == 2
+    assert not Path("lightning_logs/x/sft.1").exists(), "it began anew"
+    capsys.readouterr()
+    assert main(fit) == 0
+    assert "sft: finished before, not run again" in capsys.readouterr().err
+
+
 def test_a_missing_checkpoint_is_told_before_the_data_is_read(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,7 +62,7 @@ class ForgeCLI(ParsedStage):
         for mistake in self.misfits():
             raise mistake
         checkpoint = self._find_checkpoint()
-        if checkpoint is None and config.ckpt_path is not None:
+        if checkpoint is None and config.ckpt_path == "last":
             _tell(f"{self.folder}: stopped before its first checkpoint, so it starts anew")
         config.ckpt_path = None if checkpoint is None else str(checkpoint)
         if self.word == "predict":

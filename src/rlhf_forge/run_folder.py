@@ -46,8 +46,8 @@ def find_checkpoint(given: str | None, folder: Path, *, word: str) -> Path | Non
     """The checkpoint that ``--ckpt_path`` means.
 
     Args:
-        given: What the person gave: a file, ``last`` for the one that the run wrote last, or
-            ``best`` for the best by the metric that keep_best names.
+        given: What the person gave: a file, ``last`` for the one that the run wrote last, ``auto``
+            for the same if there is one, ``best`` for the best by the metric of keep_best.
         folder: Of the stage.
         word: fit, validate, test or predict. All but fit need a checkpoint: last by default. A run
             that was stopped before its first one starts anew.
@@ -58,9 +58,12 @@ def find_checkpoint(given: str | None, folder: Path, *, word: str) -> Path | Non
     if given is None and word == "fit":
         return None
     last, best = folder / CHECKPOINTS / LAST, folder / CHECKPOINTS / BEST
-    path = {None: last, "last": last, "best": best}.get(given) or Path(str(given))
+    named = {None: last, "last": last, "auto": last, "best": best}
+    path = named.get(given) or Path(str(given))
     if path.is_file():
         return path
+    if given == "auto" and word == "fit":
+        return None
     if path == last and word == "fit" and (folder / CONFIG).is_file():
         return None
     if path == best:

@@ -53,6 +53,13 @@ class StageParser(LightningArgumentParser):
         super().__init__(allow_abbrev=False, **{"formatter_class": StageHelp, **options})
 
     @override
+    def parse_args(self, args: Any = None, *more: Any, **options: Any) -> Any:
+        # jsonargparse 4.53 hands a null of a class's key on to the class's parser as "None".
+        if args is not None:
+            args = [re.sub("=None$", "=null", text) for text in args]
+        return super().parse_args(args, *more, **options)
+
+    @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         known = known_keys(self)
         if "run" in known:  # the whole parser, not that of a class within
@@ -94,7 +101,8 @@ def add_run_arguments(parser: LightningArgumentParser, word: str) -> None:
         "--ckpt_path",
         type=str | None,
         default=None,
-        help="checkpoint to go on from, or to use; last: the newest; best: by keep_best",
+        help="checkpoint to go on from, or to use; last: the newest; auto: that, or a "
+        "new start; best: by keep_best",
     )
 
 
