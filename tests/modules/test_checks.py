@@ -1,15 +1,19 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from rlhf_forge.errors import UserError
 from rlhf_forge.modules.checks import (
+    require_live_policy,
+    require_sound_start,
     require_unit_ratio,
     require_untrained_loss,
     require_untrained_rewards,
     require_zero_kl,
     warn_if_cutting_pays,
+    warn_if_none_ends,
 )
 from rlhf_forge.rollout import Rollout, score_rollout
 from tests import tiny
@@ -42,6 +46,59 @@ def test_one_log_prob_that_differs_is_refused_with_the_gap(rollout: Rollout, gap
         require_zero_kl(replace(rollout, log_probs=moved))
     assert "\n" not in str(caught.value)
     assert caught.value.hint is not None
+
+
+@pytest.mark.parametrize("precision", tiny.PRECISIONS)
+def test_a_policy_that_is_heard_passes_and_stays_as_it_was_to_the_bit(precision: Any) -> None:
+    backbone = tiny.four_roles(tiny.open_tiny(precision))
+    before = [parameter.clone() for parameter in backbone.parameters_of("policy")]
+    require_live_policy(backbone, TOKENS[0, :3])
+    after = backbone.parameters_of("policy")
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_a_policy_that_sampling_does_not_hear_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny.four_roles(tiny.open_tiny())
+    sampled = backbone.next_logits
+
+    def as_reference(*args: Any) -> torch.Tensor:
+        with backbone.using("reference"):
+            return sampled(*args)
+
+    monkeypatch.setattr(backbone, "next_logits", as_reference)
+    with pytest.raises(UserError, match="do not come from the policy's adapter") as caught:
+        require_live_policy(backbone, TOKENS[0, :3])
+    assert caught.value.hint is not None
+
+
+def test_a_reference_that_moves_with_the_policy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny.four_roles(tiny.open_tiny())
+    sampled = backbone.next_logits
+
+    def as_policy(*args: Any) -> torch.Tensor:
+        with backbone.using("policy"):
+            return sampled(*args)
+
+    monkeypatch.setattr(backbone, "next_logits", as_policy)
+    with pytest.raises(UserError, match="moves the reference too"):
+        require_live_policy(backbone, TOKENS[0, :3])
+
+
+def test_responses_of_which_none_ended_are_told() -> None:
+    with pytest.warns(UserWarning, match="no response of the first iteration ended by itself"):
+        warn_if_none_ends(torch.tensor([False, False]))
+    warn_if_none_ends(torch.tensor([False, True]))
+
+
+def test_a_sound_start_is_all_of_these(rollout: Rollout) -> None:
+    backbone = tiny.four_roles(tiny.open_tiny())
+    require_sound_start(backbone, rollout, TOKENS[0, :3])
+    moved = replace(rollout, log_probs=rollout.log_probs + 1e-6)
+    with pytest.raises(UserError, match="is not 0 at step 0"):
+        require_sound_start(backbone, moved, TOKENS[0, :3])
+    cut = replace(rollout, finished=torch.zeros(2, dtype=torch.bool))
+    with pytest.warns(UserWarning, match="ended by itself"):
+        require_sound_start(backbone, cut, TOKENS[0, :3])
 
 
 def test_a_first_ratio_of_one_passes() -> None:

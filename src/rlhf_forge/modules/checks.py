@@ -2,15 +2,91 @@
 
 from math import isclose
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from transformers import DynamicCache
 
+from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.errors import UserError
 from rlhf_forge.rollout import Rollout
 
 # Nats a token (k3) between the same weights where only the shapes of the forwards differ, in bf16.
 ROUNDING = 1e-4
+# What is added to each of the policy's numbers for a moment: enough to be seen in bf16.
+MOVE = 0.01
+
+
+def require_sound_start(backbone: Backbone, rollout: Rollout, prompt: Int[Tensor, "time"]) -> None:
+    """What must hold of the first rollout: see the three checks.
+
+    Raises:
+        UserError: With the likely causes.
+    """
+    require_zero_kl(rollout)
+    require_live_policy(backbone, prompt)
+    warn_if_none_ends(rollout.finished)
+
+
+@torch.no_grad()
+def require_live_policy(backbone: Backbone, prompt: Int[Tensor, "time"]) -> None:
+    """Responses must come from the adapter that learns: moved, it must move their log-probs.
+
+    It is moved for a moment and put back to the bit; the reference's log-probs must stay.
+
+    Args:
+        backbone: With the roles policy and reference.
+        prompt: Tokens of one prompt, without padding.
+
+    Raises:
+        UserError: With the likely causes.
+    """
+    parameters = backbone.parameters_of("policy")
+    kept = [parameter.clone() for parameter in parameters]
+    before = {role: _first_logits(backbone, role, prompt) for role in ("policy", "reference")}
+    for parameter in parameters:
+        parameter.add_(MOVE)
+    after = {role: _first_logits(backbone, role, prompt) for role in before}
+    for parameter, value in zip(parameters, kept, strict=True):
+        parameter.copy_(value)
+    if torch.equal(before["policy"], after["policy"]):
+        raise UserError(
+            "self-test: responses do not come from the policy's adapter: moving it changes nothing",
+            hint="likely causes: adapters switched off in sampling, or weights that were merged or "
+            "copied before",
+        )
+    if not torch.equal(before["reference"], after["reference"]):
+        raise UserError(
+            "self-test: moving the policy's adapter moves the reference too",
+            hint="likely causes: roles that share tensors, or a switch of roles that is not heard",
+        )
+
+
+def _first_logits(
+    backbone: Backbone, role: str, prompt: Int[Tensor, "time"]
+) -> Float[Tensor, "one vocab"]:
+    tokens = prompt.unsqueeze(0)
+    positions = torch.arange(len(prompt), device=prompt.device).unsqueeze(0)
+    cache = DynamicCache(config=backbone.model.config)
+    with backbone.using(role):
+        return backbone.next_logits(tokens, torch.ones_like(tokens), positions, cache)
+
+
+def warn_if_none_ends(finished: Bool[Tensor, "batch"]) -> None:
+    """Warn where no response of the first rollout ended by itself.
+
+    Then the missing-EOS rule gives all of them one score, and there is nothing to learn from.
+
+    Args:
+        finished: False where the length limit cut the response.
+    """
+    if not finished.any():
+        rank_zero_warn(
+            "self-test: no response of the first iteration ended by itself. Likely causes: "
+            "rollout.max_new_tokens is too small, the SFT model has not learnt to end its answers, "
+            "or its data ended them with another token than the chat template's"
+        )
 
 
 def require_zero_kl(rollout: Rollout) -> None:

@@ -28,7 +28,11 @@ from rlhf_forge.functional.advantages import token_rewards
 from rlhf_forge.functional.kl import kl_estimate
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_tensors
-from rlhf_forge.modules.checks import require_unit_ratio, require_zero_kl, warn_if_cutting_pays
+from rlhf_forge.modules.checks import (
+    require_sound_start,
+    require_unit_ratio,
+    warn_if_cutting_pays,
+)
 from rlhf_forge.modules.memory import Cuts, keep_sizes, restore_sizes, within_memory
 from rlhf_forge.modules.optimisation import (
     Step,
@@ -144,7 +148,7 @@ class PPOModule(LightningModule):
         with self.timed("rollout"):
             rollout, plan = collect(self, batch)
         if self.iteration == 0:
-            require_zero_kl(rollout)
+            require_sound_start(self.backbone, rollout, batch.tokens[0][batch.mask[0]])
         warn_if_cutting_pays(
             rollout.scores, rollout.finished, penalty=self.objective.missing_eos_penalty
         )
