@@ -10,6 +10,9 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
@@ -183,6 +186,28 @@ def test_a_full_disk_in_the_middle_of_a_run_is_one_line(
     assert last.read_bytes() == kept[0]
     assert AtomicCheckpointIO().load_checkpoint(last)["global_step"] == 1
     assert sorted(p.name for p in folder.iterdir()) == ["iteration-000001.ckpt", "last.ckpt"]
+
+
+def test_metrics_of_a_step_are_on_disk_before_its_checkpoint(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Killed behind the checkpoint, the run goes on with the next step.
+    write = AtomicCheckpointIO.save_checkpoint
+    seen: list[tuple[int, list[int]]] = []
+
+    def look(
+        self: AtomicCheckpointIO, checkpoint: dict[str, Any], path: Any, **options: Any
+    ) -> None:
+        events = EventAccumulator("lightning_logs/x/sft")
+        events.Reload()
+        steps = sorted({event.step for event in events.Scalars("sft/loss")})
+        seen.append((batches_in(checkpoint), steps))
+        write(self, checkpoint, path, **options)
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", look)
+    fit = ["fit", "--config", "sft.yaml", "--model.init_args.total_steps", "4"]
+    assert main([*fit, "--checkpoint_every", "2"]) == 0
+    assert seen == [(2, [0, 1]), (4, [0, 1, 2, 3]), (4, [0, 1, 2, 3])]
 
 
 def test_the_folder_for_temporary_files_plays_no_role(

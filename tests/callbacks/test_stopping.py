@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
 
 from rlhf_forge.__main__ import main
 from rlhf_forge.callbacks.checkpoints import AtomicCheckpointIO
@@ -81,6 +84,9 @@ def test_the_running_step_is_finished_and_saved_between_checkpoints(
     signalling(number, times=1, patch=monkeypatch)
     assert main([*FIT, "--run", "stopped", "--checkpoint_every", "1000"]) == status
     assert steps_in_checkpoint() == 5
+    events = EventAccumulator(str(STOPPED))
+    events.Reload()
+    assert {event.step for event in events.Scalars("sft/loss")} == set(range(5))
     assert not (STOPPED / "artefact").exists()
 
 

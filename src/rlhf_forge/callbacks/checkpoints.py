@@ -114,6 +114,7 @@ class IterationCheckpoint(Callback):
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if batches_done(trainer) % self.every == 0 or was_cut_short(trainer):
+            log_step(trainer)
             self._save(trainer)
 
     @override
@@ -130,6 +131,14 @@ class IterationCheckpoint(Callback):
             numbered = numbered_checkpoints(newest.parent)
             for path in numbered[numbered.index(newest) + self.keep :]:
                 path.unlink()
+
+
+def log_step(trainer: Trainer) -> None:
+    """Write down the metrics of the running step, which Lightning does behind `on_train_batch_end`.
+
+    A run that is stopped at its checkpoint would lose them: it goes on with the next step.
+    """
+    trainer._logger_connector.update_train_step_metrics()
 
 
 def save_last(trainer: Trainer) -> None:

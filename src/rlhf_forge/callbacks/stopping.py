@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from rlhf_forge import ranks
-from rlhf_forge.callbacks.checkpoints import batches_done, save_last
+from rlhf_forge.callbacks.checkpoints import batches_done, log_step, save_last
 
 Handler = Callable[[int, FrameType | None], None]
 SAID = b"\nstopping behind this step (a second Ctrl-C stops at once)\n"
@@ -43,6 +43,7 @@ class CleanStop(Callback):
         asked = ranks.any_of(self.asked)
         terminated = ranks.any_of(self.terminated)
         if asked or terminated or trainer.received_sigterm:
+            log_step(trainer)
             save_last(trainer)
         if asked:
             raise KeyboardInterrupt
