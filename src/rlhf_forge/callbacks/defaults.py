@@ -3,12 +3,15 @@
 import logging
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 from rlhf_forge.callbacks.predictions import PredictionWriter
 from rlhf_forge.callbacks.progress import ForgeProgressBar
 from rlhf_forge.callbacks.reward_metrics import RewardMetrics
 from rlhf_forge.callbacks.samples import SampleWriter
+
+OURS = "rlhf_forge"
 
 
 def trainer_defaults() -> dict[str, Any]:
@@ -36,3 +39,16 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     warnings.filterwarnings("ignore", module=r"torch\.utils\.data\..*")
+    warnings.formatwarning = in_one_line
+
+
+def in_one_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning as a person reads it; where it comes from only if it is not ours."""
+    ours = OURS in Path(filename).parts
+    return f"warning: {message}{'' if ours else f' ({filename}:{lineno})'}\n"
