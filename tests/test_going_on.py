@@ -8,6 +8,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
 
 from rlhf_forge.__main__ import main
 from rlhf_forge.artefact import read_manifest
@@ -87,6 +90,39 @@ def test_a_checkpoint_on_the_border_of_a_round_goes_on_with_the_next_rows(
             main(fit)
     assert main([*fit, "--ckpt_path", "last"]) == 0
     assert seen == [list(range(30)), list(range(30, 60))]
+
+
+def steps_of(metric: str, run: str) -> set[int]:
+    events = EventAccumulator(f"lightning_logs/{run}/sft")
+    events.Reload()
+    return {event.step for event in events.Scalars(metric)}
+
+
+@pytest.mark.parametrize("when", ["on_validation_start", "validation_step"])
+def test_a_run_killed_in_a_validation_behind_a_checkpoint_looks_at_it_again(
+    when: str, project: Path
+) -> None:
+    from rlhf_forge.modules.sft import SFTModule
+
+    fit = [*FIT, "--model.init_args.total_steps", "6", "--checkpoint_every", "2"]
+    fit += ["--trainer.val_check_interval", "2"]
+    assert main([*fit, "--run", "whole"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        kept = getattr(SFTModule, when)
+
+        def dying(self: SFTModule, *args: Any) -> Any:
+            if self.trainer.fit_loop.epoch_loop.total_batch_idx == 3:
+                raise KilledError
+            return kept(self, *args)
+
+        patch.setattr(SFTModule, when, dying)
+        with pytest.raises(KilledError):
+            main(fit)
+    assert main([*fit, "--ckpt_path", "last"]) == 0
+    for metric in ("val/loss", "sft/loss"):
+        assert steps_of(metric, "x") == steps_of(metric, "whole")
+    assert steps_of("val/loss", "x") == {1, 3, 5}
+    assert all(torch.equal(weights("whole")[name], w) for name, w in weights("x").items())
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -90,6 +90,20 @@ def test_the_running_step_is_finished_and_saved_between_checkpoints(
     assert not (STOPPED / "artefact").exists()
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_validation_that_is_due_is_waited_for(
+    number: signal.Signals, status: int, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signalling(number, times=1, patch=monkeypatch)
+    fit = [*FIT, "--run", "stopped", "--checkpoint_every", "1000"]
+    assert main([*fit, "--trainer.val_check_interval", "5"]) == status
+    assert steps_in_checkpoint() == 5
+    events = EventAccumulator(str(STOPPED))
+    events.Reload()
+    assert [event.step for event in events.Scalars("val/loss")] == [4]
+    assert {event.step for event in events.Scalars("sft/loss")} == set(range(5))
+
+
 def test_a_second_ctrl_c_does_not_wait_for_the_step(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

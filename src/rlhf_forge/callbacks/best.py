@@ -7,7 +7,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from rlhf_forge import ranks
-from rlhf_forge.callbacks.checkpoints import AtomicCheckpointIO, checkpoints_of
+from rlhf_forge.callbacks.checkpoints import (
+    AtomicCheckpointIO,
+    checkpoints_of,
+    validation_follows,
+)
 from rlhf_forge.errors import UserError
 from rlhf_forge.run_folder import BEST
 from rlhf_forge.stage_config import Best
@@ -17,8 +21,8 @@ from rlhf_forge.words import nearest
 class BestCheckpoint(Callback):
     """Writes ``checkpoints/best.ckpt`` whenever the metric is better than ever before.
 
-    The metric is looked at behind every step and every validation, when the weights are those that
-    it was measured on. An old value is no better than itself.
+    The metric is looked at behind every step, and its validation if there is one, when the weights
+    are those that it was measured on. An old value is no better than itself.
 
     Args:
         by: What is better.
@@ -30,7 +34,8 @@ class BestCheckpoint(Callback):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self._consider(trainer)
+        if not validation_follows(trainer):
+            self._consider(trainer)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -113,8 +113,13 @@ class IterationCheckpoint(Callback):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if batches_done(trainer) % self.every == 0 or was_cut_short(trainer):
+        if self._is_due(trainer) and not validation_follows(trainer):
             log_step(trainer)
+            self._save(trainer)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and self._is_due(trainer):
             self._save(trainer)
 
     @override
@@ -122,6 +127,9 @@ class IterationCheckpoint(Callback):
         # From a checkpoint of a finished run Lightning would not go on.
         if not was_cut_short(trainer):
             self._save(trainer)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        return batches_done(trainer) % self.every == 0 or was_cut_short(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         save_last(trainer)
@@ -131,6 +139,17 @@ class IterationCheckpoint(Callback):
             numbered = numbered_checkpoints(newest.parent)
             for path in numbered[numbered.index(newest) + self.keep :]:
                 path.unlink()
+
+
+def validation_follows(trainer: Trainer) -> bool:
+    """Whether held-out data is looked at before the next step: then this one is over behind that.
+
+    From a checkpoint written in between Lightning would go on with the next step, and the metrics
+    of that validation would be nowhere.
+    """
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def log_step(trainer: Trainer) -> None:

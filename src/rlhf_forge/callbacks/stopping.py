@@ -12,7 +12,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from rlhf_forge import ranks
-from rlhf_forge.callbacks.checkpoints import batches_done, log_step, save_last
+from rlhf_forge.callbacks.checkpoints import (
+    batches_done,
+    log_step,
+    save_last,
+    validation_follows,
+)
 
 Handler = Callable[[int, FrameType | None], None]
 SAID = b"\nstopping behind this step (a second Ctrl-C stops at once)\n"
@@ -21,10 +26,10 @@ SAID = b"\nstopping behind this step (a second Ctrl-C stops at once)\n"
 class CleanStop(Callback):
     """Ctrl-C and SIGTERM end a run behind its running step, in PPO iteration, which is saved.
 
-    In the middle of a step there is nothing to save that a run could go on from to the same
-    weights. SIGTERM is caught by Lightning, which leaves behind the step too, but saves nothing.
-    Of several processes all leave behind the same step, whichever was told. Lightning's handler of
-    SIGTERM, which waits for them in the middle of one, is put aside then.
+    If a validation is due they end it behind that; a second Ctrl-C does not wait. In the middle of
+    a step there is nothing to save that a run could go on from to the same weights. Of several
+    processes all leave behind the same step, whichever was told. Lightning's handler of SIGTERM,
+    which saves nothing and may leave in the middle of a validation, is put aside.
     """
 
     def __init__(self) -> None:
@@ -34,49 +39,49 @@ class CleanStop(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():  # only there one may
-            self._take(signal.SIGINT, self._ask)
-            if trainer.world_size > 1:
-                self._take(signal.SIGTERM, self._terminate)
+            ours = {signal.SIGINT: self._ask, signal.SIGTERM: self._terminate}
+            self.before = {number: signal.signal(number, hears) for number, hears in ours.items()}
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        asked = ranks.any_of(self.asked)
-        terminated = ranks.any_of(self.terminated)
-        if asked or terminated or trainer.received_sigterm:
+        if self._is_told():
             log_step(trainer)
-            save_last(trainer)
-        if asked:
-            raise KeyboardInterrupt
-        if terminated and batches_done(trainer) < trainer.limit_train_batches:
-            raise SIGTERMException
-
-    @override
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._let_go(signal.SIGINT)  # no step follows for a while, or none at all
+            save_last(trainer)  # who has sent SIGTERM may not wait for a validation
+            if not validation_follows(trainer):
+                self._leave(trainer)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "fit":
-            self.on_train_start(trainer, pl_module)
+        if trainer.state.fn == "fit" and self._is_told():
+            save_last(trainer)
+            self._leave(trainer)
+
+    def _is_told(self) -> bool:
+        self.asked = ranks.any_of(self.asked)
+        self.terminated = ranks.any_of(self.terminated)
+        return self.asked or self.terminated
+
+    def _leave(self, trainer: Trainer) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        if self.terminated and batches_done(trainer) < trainer.limit_train_batches:
+            raise SIGTERMException
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._let_go(signal.SIGINT, signal.SIGTERM)
+        self._let_go()
 
     @override
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         if not isinstance(exception, KeyboardInterrupt):  # then Lightning ignores any further one
-            self._let_go(signal.SIGINT, signal.SIGTERM)
+            self._let_go()
 
-    def _take(self, number: signal.Signals, handler: Handler) -> None:
-        if number not in self.before:
-            self.before[number] = signal.signal(number, handler)
-
-    def _let_go(self, *numbers: signal.Signals) -> None:
-        for number in self.before.keys() & numbers:
-            signal.signal(number, self.before.pop(number))
+    def _let_go(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before = {}
 
     def _terminate(self, number: int, frame: object) -> None:
         self.terminated = True
