@@ -32,7 +32,7 @@ from work import SIZES, Size, write_work
 
 from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.callbacks.artefact_writer import ArtefactWriter
-from rlhf_forge.data.formats import Kind
+from rlhf_forge.data.format import Kind
 from rlhf_forge.data.module import PreferenceDataModule
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.ppo import PPOModule

@@ -16,7 +16,10 @@ import pytest
 import yaml
 
 from rlhf_forge.data.detection import detect
+from rlhf_forge.data.format import Format
 from rlhf_forge.data.formats import FORMATS
+from rlhf_forge.data.loading import records_of
+from rlhf_forge.errors import UserError
 from rlhf_forge.parsing import parsed_call
 from rlhf_forge.words import COMMANDS, STAGES
 
@@ -234,14 +237,32 @@ def test_formats_md_has_a_section_for_every_format_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
-def test_the_examples_under_a_format_are_read_as_that_format(form: Any) -> None:
+def test_formats_md_gives_the_keys_and_the_mapping_of_a_format(form: Format) -> None:
+    lines = sections()[form.name].splitlines()
+    [keys] = [line.removeprefix("- keys: ") for line in lines if line.startswith("- keys: ")]
+    needed, _, also = keys.partition("; also read: ")
+    alternatives = [re.findall("`([^`.]+)`", words) for words in needed.split(", ")]
+    assert ["|".join(words) for words in alternatives if words] == list(form.keys)
+    assert re.findall("`(.+?)`", also) == list(form.optional)
+    becomes = [line.removeprefix("- becomes: ") for line in lines if line.startswith("- becomes:")]
+    assert becomes == [form.mapping] * bool(form.mapping)
+    assert any(line.startswith("- mind: ") for line in lines)
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_the_examples_under_a_format_are_told_as_that_format(form: Format) -> None:
     lines = [line for line in sections()[form.name].splitlines() if line.startswith("{")]
     assert lines
     for line in lines:
         row = json.loads(line)
+        if form.refusal is not None or form.asked:
+            assert form.matches(row)
+            with pytest.raises(UserError):
+                detect([row], "formats.md", kind=form.gives)
+            continue
         found = detect([row], "formats.md", kind=form.gives)
         assert found.name == form.name
-        assert found.read(row, "formats.md:1").origin == "formats.md:1"
+        assert records_of(form, {}, "formats.md:1", row)[0].origin == "formats.md:1"
 
 
 def json_lines() -> list[tuple[str, str]]:
@@ -257,7 +278,7 @@ def json_lines() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), json_lines())
 def test_a_line_of_data_on_a_page_is_a_record(page: str, line: str) -> None:
     row = json.loads(line)
-    assert detect([row], page, kind="prompts").read(row, page).prompt is not None
+    assert records_of(detect([row], page, kind="prompts"), {}, page, row)
 
 
 def links() -> list[tuple[Path, str]]:

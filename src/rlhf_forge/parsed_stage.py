@@ -15,7 +15,7 @@ from rlhf_forge.backbone.loading import context_of
 from rlhf_forge.callbacks.config_writer import ConfigWriter
 from rlhf_forge.callbacks.defaults import quiet, trainer_defaults
 from rlhf_forge.config_files import command_for, found_configs
-from rlhf_forge.data.formats import Kind
+from rlhf_forge.data.format import Kind
 from rlhf_forge.data.module import PreferenceDataModule
 from rlhf_forge.errors import UserError
 from rlhf_forge.fingerprint import dependencies_of, fingerprint_of

@@ -2,8 +2,9 @@ from typing import Any
 
 import pytest
 
-from rlhf_forge.data.detection import detect, renamed
-from rlhf_forge.data.formats import FORMATS, Kind
+from rlhf_forge.data.detection import detect, renamed, require_columns
+from rlhf_forge.data.format import Kind
+from rlhf_forge.data.formats import FORMATS
 from rlhf_forge.data.records import BadRecord, Demonstration, Pair, Prompt, Record
 from rlhf_forge.errors import UserError
 
@@ -26,30 +27,35 @@ SHOWN = Demonstration(ASKED, GOOD, "f:1", {})
 
 
 def read(row: Row, kind: Kind = "prompts") -> Record:
-    return detect([row], "f", kind=kind).read(row, "f:1")
+    (record,) = detect([row], "f", kind=kind).read(complete(row), "f:1")
+    return record
+
+
+def complete(row: Row) -> Row:
+    return dict.fromkeys(name for form in FORMATS for name in form.names) | row
 
 
 @pytest.mark.parametrize(
     ("name", "row", "record"),
     [
         (
-            "prompt, chosen, rejected",
+            "pairs",
             {"prompt": "Hi?", "chosen": "Good.", "rejected": "Bad."},
             PAIR,
         ),
-        ("prompt, chosen, rejected", {"prompt": ASKED, "chosen": GOOD, "rejected": BAD}, PAIR),
+        ("pairs", {"prompt": ASKED, "chosen": GOOD, "rejected": BAD}, PAIR),
         (
-            "prompt, chosen, rejected",
+            "pairs",
             {"prompt": ASKED, "chosen": ASKED + GOOD, "rejected": ASKED + BAD},
             PAIR,
         ),
         (
-            "prompt, chosen, rejected",
+            "pairs",
             {"prompt": ASKED, "chosen": "Good.", "rejected": "Bad."},
             PAIR,
         ),
         (
-            "prompt, chosen, rejected",
+            "pairs",
             {
                 "prompt": "Hi?",
                 "chosen": ASKED + GOOD,
@@ -59,34 +65,34 @@ def read(row: Row, kind: Kind = "prompts") -> Record:
             PAIR,
         ),
         (
-            "prompt, chosen, rejected",
+            "pairs",
             {"prompt": f"{HUMAN}Hi?{ASSISTANT}", "chosen": "Good.", "rejected": "Bad."},
             PAIR,
         ),
         (
-            "chosen, rejected as whole conversations",
+            "implicit-pairs",
             {"chosen": ASKED + GOOD, "rejected": ASKED + BAD},
             PAIR,
         ),
         (
-            "HH transcripts",
+            "hh",
             {
                 "chosen": f"{HUMAN}Hi?{ASSISTANT}Good.",
                 "rejected": f"{HUMAN}Hi?{ASSISTANT}Bad.",
             },
             PAIR,
         ),
-        ("prompt, completion", {"prompt": "Hi?", "completion": "Good."}, SHOWN),
-        ("prompt, completion", {"prompt": ASKED, "completion": GOOD}, SHOWN),
+        ("prompt-completion", {"prompt": "Hi?", "completion": "Good."}, SHOWN),
+        ("prompt-completion", {"prompt": ASKED, "completion": GOOD}, SHOWN),
         ("messages", {"messages": ASKED + GOOD}, SHOWN),
         ("messages", {"messages": ASKED}, Prompt(ASKED, "f:1", {})),
         ("conversations", {"conversations": [said("human", "Hi?"), said("gpt", "Good.")]}, SHOWN),
         ("conversations", {"conversations": ASKED + GOOD}, SHOWN),
         ("text", {"text": "Good."}, Demonstration([], GOOD, "f:1", {})),
-        ("instruction, output", {"instruction": "Hi?", "output": "Good."}, SHOWN),
-        ("instruction, output", {"instruction": "Hi?", "input": "", "output": "Good."}, SHOWN),
+        ("alpaca", {"instruction": "Hi?", "output": "Good."}, SHOWN),
+        ("alpaca", {"instruction": "Hi?", "input": "", "output": "Good."}, SHOWN),
         (
-            "instruction, output",
+            "alpaca",
             {
                 "instruction": "Add",
                 "input": "1 2",
@@ -106,18 +112,13 @@ def read(row: Row, kind: Kind = "prompts") -> Record:
                 {},
             ),
         ),
-        ("prompt", {"prompt": "Hi?"}, Prompt(ASKED, "f:1", {})),
-        ("prompt", {"prompt": ASKED}, Prompt(ASKED, "f:1", {})),
+        ("prompts", {"prompt": "Hi?"}, Prompt(ASKED, "f:1", {})),
+        ("prompts", {"prompt": ASKED}, Prompt(ASKED, "f:1", {})),
     ],
 )
 def test_each_format_is_told_and_read(name: str, row: Row, record: Record) -> None:
     assert detect([row], "f", kind="prompts").name == name
     assert read(row) == record
-
-
-def test_every_format_is_tested_above() -> None:
-    cases = test_each_format_is_told_and_read.pytestmark[0].args[1]  # type: ignore[attr-defined]
-    assert {case[0] for case in cases} == {form.name for form in FORMATS}
 
 
 def test_the_prompt_of_two_answers_never_takes_from_their_common_beginning() -> None:
@@ -203,7 +204,7 @@ def test_nulls_that_parquet_adds_to_turns_are_not_read() -> None:
 def test_a_row_that_cannot_be_used_says_why(row: Row, like: Row | None, reason: str) -> None:
     form = detect([like or row], "f", kind="prompts")
     with pytest.raises(BadRecord, match=reason):
-        form.read(row, "f:1")
+        form.read(complete(row), "f:1")
 
 
 def test_a_few_broken_rows_do_not_hide_the_format_of_the_others() -> None:
@@ -218,9 +219,48 @@ def test_answers_beat_the_messages_copied_beside_them() -> None:
 
 def test_two_formats_at_once_are_refused_naming_both_and_the_way_out() -> None:
     row = {"messages": ASKED + GOOD, "prompt": "Hi?", "completion": "Good."}
-    with pytest.raises(UserError, match="'prompt, completion' and 'messages'") as caught:
+    with pytest.raises(UserError, match="'prompt-completion' and 'messages'") as caught:
         detect([row], "f", kind="demonstrations")
-    assert "--data.map.prompt=prompt" in str(caught.value.hint)
+    hint = "say which is meant: --data.format prompt-completion or --data.format messages"
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize("name", ["prompt-completion", "messages"])
+def test_data_format_settles_a_tie(name: str) -> None:
+    row = {"messages": ASKED + GOOD, "prompt": "Hi?", "completion": "Good."}
+    assert detect([row], "f", kind="demonstrations", name=name).name == name
+
+
+def test_a_named_format_that_is_none_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="there is no format 'mesages'") as caught:
+        detect([{"messages": ASKED + GOOD}], "f", kind="demonstrations", name="mesages")
+    assert caught.value.hint == "did you mean messages?"
+
+
+def test_a_named_format_that_the_rows_have_not_is_refused_with_both_their_keys() -> None:
+    with pytest.raises(UserError, match=r"format hh: most rows of f .* has chosen, rejected$") as e:
+        detect([{"messages": ASKED + GOOD, "id": 1}], "f", kind="demonstrations", name="hh")
+    assert e.value.hint == "the keys found are messages, id"
+
+
+def test_a_named_format_that_is_never_read_is_refused_all_the_same() -> None:
+    rows = [{"prompt": "a", "completion": "b", "label": True}]
+    with pytest.raises(UserError, match="unpaired feedback"):
+        detect(rows, "f", kind="demonstrations", name="unpaired")
+    named = detect(rows, "f", kind="demonstrations", name="prompt-completion")
+    assert named.name == "prompt-completion"
+
+
+def test_named_columns_go_before_what_gives_more() -> None:
+    row = {"prompt": "Hi?", "chosen": "Good.", "rejected": "Bad.", "completion": "Bad."}
+    assert detect([row], "f", kind="demonstrations").name == "pairs"
+    named = detect([row], "f", kind="demonstrations", named=["prompt", "completion"])
+    assert named.name == "prompt-completion"
+
+
+def test_naming_one_column_of_a_pair_does_not_make_it_a_prompt() -> None:
+    row = {"prompt": "Hi?", "question": "Hi?", "good": "Good.", "chosen": "a", "rejected": "b"}
+    assert detect([row], "f", kind="pairs", named=["prompt"]).name == "pairs"
 
 
 def test_the_columns_a_person_names_decide_between_two_formats() -> None:
@@ -230,10 +270,17 @@ def test_the_columns_a_person_names_decide_between_two_formats() -> None:
 
 
 def test_no_format_names_keys_the_nearest_and_what_to_type() -> None:
-    with pytest.raises(UserError, match="its keys are question, good, worse") as caught:
-        detect([{"question": "a", "good": "b", "worse": "c"}], "f", kind="pairs")
-    assert "'prompt, chosen, rejected'" in str(caught.value)
-    assert "--data.map.prompt=question --data.map.chosen=good" in str(caught.value.hint)
+    with pytest.raises(UserError, match="its keys are asked, good, worse") as caught:
+        detect([{"asked": "a", "good": "b", "worse": "c"}], "f", kind="pairs")
+    assert "'pairs' (prompt, chosen, rejected)" in str(caught.value)
+    assert "--data.map.prompt=asked --data.map.chosen=good" in str(caught.value.hint)
+
+
+def test_of_the_unknown_formats_the_one_with_most_of_the_keys_is_nearest() -> None:
+    row = {"context": ASKED, "response1": "a", "response2": "b", "overall": 1}
+    with pytest.raises(UserError, match=r"'helpsteer3' .*, without overall_preference") as caught:
+        detect([row], "f", kind="pairs")
+    assert "--data.map.overall_preference=overall" in str(caught.value.hint)
 
 
 def test_two_plain_answers_without_a_prompt_are_refused() -> None:
@@ -259,13 +306,12 @@ def test_thumbs_up_and_down_are_not_read_as_demonstrations() -> None:
 
 def test_named_columns_are_read_under_the_formats_names() -> None:
     row = {"question": "Hi?", "answer": "Good.", "id": 7}
-    (ours,) = renamed([row], {"prompt": "question", "completion": "answer"}, "f")
+    ours = renamed(row, {"prompt": "question", "completion": "answer"})
     assert read(ours, "demonstrations") == SHOWN
 
 
 def test_a_named_column_replaces_one_that_has_the_formats_name() -> None:
-    (ours,) = renamed([{"prompt": "old", "question": "new"}], {"prompt": "question"}, "f")
-    assert ours["prompt"] == "new"
+    assert renamed({"prompt": "old", "question": "new"}, {"prompt": "question"})["prompt"] == "new"
 
 
 @pytest.mark.parametrize(
@@ -274,5 +320,5 @@ def test_a_named_column_replaces_one_that_has_the_formats_name() -> None:
 )
 def test_a_misspelt_name_is_refused_with_the_nearest(columns: dict[str, str], hint: str) -> None:
     with pytest.raises(UserError) as caught:
-        renamed([{"question": "Hi?"}], columns, "f")
+        require_columns([{"question": "Hi?"}], columns, "f")
     assert caught.value.hint == f"did you mean {hint}?"

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from rlhf_forge.data.formats import Kind
+from rlhf_forge.data.format import Kind
 from rlhf_forge.data.loading import Loaded, load_examples
 from tests.tiny_tokenizer import mistral_template
 
@@ -36,7 +36,7 @@ def at(*lines: int) -> list[str]:
 @pytest.mark.parametrize("kind", ["pairs", "demonstrations"])
 def test_every_record_is_used_or_counted_with_its_line(kind: Kind) -> None:
     loaded = load(kind)
-    assert loaded.form.name == "HH transcripts"
+    assert loaded.form.name == "hh"
     assert loaded.tally.read == RECORDS
     assert dict(loaded.tally.skipped) == {
         "chosen and rejected differ before their last turn": at(*DIFFERENT),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_forge.data.formats import Kind
+from rlhf_forge.data.format import Kind
 from rlhf_forge.data.loading import Loaded, load_examples, split_held_out
 from rlhf_forge.data.tokenize import DemonstrationExample, Policy
 from rlhf_forge.errors import UserError
@@ -144,7 +144,7 @@ def test_the_summary_shows_format_counts_and_one_example_with_what_is_learnt(
     path = write(tmp_path, [{"prompt": "Hi?", "completion": "Good\nday."}, *more])
     lines = load(path).summary(mistral_template(), "demonstrations")
     assert lines == [
-        f"data: {path}: format 'prompt, completion' (prompt -> prompt, completion -> response)",
+        f"data: {path}: format 'prompt-completion' (prompt -> prompt, completion -> response)",
         "  3 records read, 2 used, 1 skipped, as demonstrations",
         f"  1 skipped: completion is missing ({path}:3)",
         "  demonstration: <s>[INST] Hi?[/INST]» Good\\nday.</s>«",

@@ -107,7 +107,7 @@ def test_setting_up_prints_format_counts_and_an_example_to_stderr(
     data = ready(folder)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "format 'prompt, completion'" in captured.err
+    assert "format 'prompt-completion'" in captured.err
     assert "40 records read, 40 used, 0 skipped" in captured.err
     assert "<s>[INST] 0?[/INST]» 0.</s>«" in captured.err
     assert f"{len(data.train.examples)} to train on, {len(data.held_out)} held out" in captured.err

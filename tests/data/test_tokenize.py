@@ -1,6 +1,6 @@
 import pytest
 
-from rlhf_forge.data.formats import Kind
+from rlhf_forge.data.format import Kind
 from rlhf_forge.data.records import (
     BadRecord,
     Conversation,
@@ -46,7 +46,7 @@ def make(record: Record, kind: Kind, *, max_length: int = 100) -> Example:
 def run(
     records: list[Record], *, bad_records: Policy = "skip", max_length: int = 100
 ) -> tuple[list[Example], Tally]:
-    rows = [(record.origin, lambda record=record: record) for record in records]
+    rows = [(record.origin, lambda record=record: [record]) for record in records]
     return tokenize(
         rows, TEMPLATE, kind="demonstrations", max_length=max_length, bad_records=bad_records
     )

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from rlhf_forge.data.records import BadRecord, Conversation, assistant, user
+from rlhf_forge.data.values import but, text_of
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 TRANSCRIPT_TURN = re.compile(rf"{HUMAN}|{ASSISTANT}")
@@ -21,10 +22,16 @@ ROLES = {
 
 def is_conversation(value: Any) -> bool:
     """Whether ``value`` is a list of {role, content} or {from, value} turns."""
-    return isinstance(value, list) and bool(value) and all(map(_is_turn, value))
+    return isinstance(value, list) and bool(value) and all(map(is_turn, value))
 
 
-def _is_turn(value: Any) -> bool:
+def is_answer(value: Any) -> bool:
+    """Whether ``value`` is text, or a list of turns."""
+    return isinstance(value, str) or is_conversation(value)
+
+
+def is_turn(value: Any) -> bool:
+    """Whether ``value`` is one {role, content} or {from, value} turn."""
     return isinstance(value, dict) and (
         {"role", "content"} <= value.keys() or {"from", "value"} <= value.keys()
     )
@@ -35,17 +42,6 @@ def is_transcript(value: Any) -> bool:
     return isinstance(value, str) and value.startswith(HUMAN) and ASSISTANT in value
 
 
-def text_of(value: Any, key: str) -> str:
-    """``value`` if it is text.
-
-    Raises:
-        BadRecord: If it is not.
-    """
-    if not isinstance(value, str):
-        raise BadRecord(f"{key} is {_but(value, 'text')}")
-    return value
-
-
 def turns_of(value: Any, key: str) -> Conversation:
     """Turns as {role, content}, whichever of the two ways they are written.
 
@@ -53,7 +49,7 @@ def turns_of(value: Any, key: str) -> Conversation:
         BadRecord: If ``value`` is no list of turns, or a turn's role or content is not to be used.
     """
     if not is_conversation(value):
-        raise BadRecord(f"{key} is {_but(value, 'a list of turns')}")
+        raise BadRecord(f"{key} is {but(value, 'a list of turns')}")
     conversation = []
     for turn in value:
         # Parquet gives every turn every key of any turn, with null for those it has not.
@@ -153,7 +149,3 @@ def transcript(text: str) -> Conversation:
         {"role": "user" if marker == HUMAN else "assistant", "content": content.strip()}
         for marker, content in zip(markers, contents, strict=True)
     ]
-
-
-def _but(value: Any, wanted: str) -> str:
-    return "missing" if value is None else f"a {type(value).__name__}, not {wanted}"

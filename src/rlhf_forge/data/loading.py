@@ -2,17 +2,18 @@
 
 import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
+from itertools import chain, islice
 from typing import Any
 
-from rlhf_forge.data.detection import detect, renamed
-from rlhf_forge.data.formats import Format, Kind
+from rlhf_forge.data.detection import SAMPLE, detect, renamed, require_columns
+from rlhf_forge.data.format import Format, Kind
 from rlhf_forge.data.records import Record
 from rlhf_forge.data.render import ChatTemplate
-from rlhf_forge.data.sources import read_rows
+from rlhf_forge.data.sources import Row, read_rows
 from rlhf_forge.data.tokenize import (
     DemonstrationExample,
     Example,
@@ -64,7 +65,7 @@ class Loaded:
         ]
 
 
-def load_examples(
+def load_examples(  # noqa: PLR0913 - what a config says of data
     path: str,
     template: ChatTemplate,
     *,
@@ -74,8 +75,9 @@ def load_examples(
     max_length: int,
     bad_records: Policy,
     seed: int,
+    form: str | None = None,
 ) -> Loaded:
-    """Read, detect and tokenize a source.
+    """Read, detect and tokenize a source, row by row: no row is held that is not used.
 
     Args:
         path: As `read_rows`.
@@ -86,18 +88,24 @@ def load_examples(
         max_length: Longest example, tokens.
         bad_records: stop or skip.
         seed: Handed to a function.
+        form: Name of the format; None to tell it from the first rows.
 
     Raises:
         UserError: With file, line and reason.
     """
-    origins, rows = _read(path, split, seed)
-    ours = renamed(rows, columns, path)
-    form = detect(ours, path, kind=kind, named=columns)
-    readers = _readers(form, origins, rows, ours)
+    rows = read_rows(path, split=split, seed=seed)
+    first = list(islice(rows, SAMPLE))
+    require_columns([fields for _, fields in first], columns, path)
+    sample = [renamed(fields, columns) for _, fields in first]
+    found = detect(sample, path, kind=kind, named=columns, name=form)
     examples, tally = tokenize(
-        readers, template, kind=kind, max_length=max_length, bad_records=bad_records
+        _readers(found, columns, chain(first, rows)),
+        template,
+        kind=kind,
+        max_length=max_length,
+        bad_records=bad_records,
     )
-    return Loaded(path, form, examples, tally)
+    return Loaded(path, found, examples, tally)
 
 
 def split_held_out(loaded: Loaded, fraction: float) -> tuple[Loaded, list[Example]]:
@@ -144,27 +152,24 @@ def sides_of(example: Example) -> dict[str, tuple[list[int], list[bool]]]:
     return {"prompt": (example.tokens, [False] * len(example.tokens))}
 
 
-def _read(path: str, split: str, seed: int) -> tuple[list[str], list[dict[str, Any]]]:
-    origins, rows = [], []
-    for origin, fields in read_rows(path, split=split, seed=seed):
-        origins.append(origin)
-        rows.append(fields)
-    return origins, rows
-
-
 def _readers(
-    form: Format,
-    origins: Sequence[str],
-    rows: Sequence[dict[str, Any]],
-    ours: Sequence[dict[str, Any]],
-) -> Iterator[tuple[str, Callable[[], Record]]]:
-    for origin, raw, fields in zip(origins, rows, ours, strict=True):
-        yield origin, partial(_record, form, origin, raw, fields)
+    form: Format, columns: Mapping[str, str], rows: Iterable[Row]
+) -> Iterator[tuple[str, Callable[[], list[Record]]]]:
+    for origin, fields in rows:
+        yield origin, partial(records_of, form, columns, origin, fields)
 
 
-def _record(form: Format, origin: str, raw: dict[str, Any], fields: dict[str, Any]) -> Record:
-    complete = dict.fromkeys(form.keys) | fields
-    return replace(form.read(complete, origin), fields=raw)
+def records_of(
+    form: Format, columns: Mapping[str, str], origin: str, fields: dict[str, Any]
+) -> list[Record]:
+    """The records of one row, each with the row as it was read, less what is private in it.
+
+    Raises:
+        BadRecord: If the row cannot be used.
+    """
+    complete = dict.fromkeys(form.names) | renamed(fields, columns)
+    kept = {key: value for key, value in fields.items() if key not in form.private}
+    return [replace(record, fields=kept) for record in form.read(complete, origin)]
 
 
 def _place(record: Record) -> float:

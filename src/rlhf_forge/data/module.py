@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from rlhf_forge.data.collate import collate_demonstrations, collate_pairs, collate_prompts
-from rlhf_forge.data.formats import Kind
+from rlhf_forge.data.format import Kind
 from rlhf_forge.data.loading import Loaded, load_examples, split_held_out
 from rlhf_forge.data.records import Record
 from rlhf_forge.data.render import ChatTemplate, load_template

@@ -38,6 +38,10 @@ class Pair:
         rejected: The other.
         origin: Where the row stands.
         fields: The row as it was read.
+        margin: By how much it was preferred, in the data's own unit: a gap of ratings, a strength.
+        preference: Probability, in [0, 1], that ``chosen`` is the better one.
+        source: Which part of the data set it is of, by the data's own word.
+        group: Name of the ranking it is part of; all pairs of one group have one prompt.
     """
 
     prompt: Conversation
@@ -45,6 +49,10 @@ class Pair:
     rejected: Conversation
     origin: str
     fields: dict[str, Any]
+    margin: float | None = None
+    preference: float | None = None
+    source: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,24 @@ class Prompt:
     fields: dict[str, Any]
 
 
-Record = Demonstration | Pair | Prompt
+@dataclass(frozen=True)
+class NoPreference:
+    """Answers to one prompt of which none is known to be the better one.
+
+    Attributes:
+        prompt: The conversation up to the answers; empty if there is none.
+        reason: Under which it is counted: tie, both bad, equal scores.
+        origin: Where the row stands.
+        fields: The row as it was read.
+    """
+
+    prompt: Conversation
+    reason: str
+    origin: str
+    fields: dict[str, Any]
+
+
+Record = Demonstration | Pair | Prompt | NoPreference
 
 
 def user(text: str) -> Conversation:

@@ -1,14 +1,15 @@
 """From records to tokens, with every record used or counted."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rlhf_forge.data.formats import Kind
+from rlhf_forge.data.format import Kind
 from rlhf_forge.data.records import (
     BadRecord,
     Conversation,
+    NoPreference,
     Pair,
     Prompt,
     Record,
@@ -56,10 +57,12 @@ class Tally:
     """What became of every record; the numbers always add up.
 
     Attributes:
+        rows: That were read; a row may hold several records.
         used: Records that became examples.
         skipped: For each reason, where the records stood.
     """
 
+    rows: int = 0
     used: int = 0
     skipped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
@@ -70,7 +73,8 @@ class Tally:
 
     def lines(self) -> list[str]:
         """One line in all, and one for each reason with the first origins."""
-        lines = [f"{self.read} records read, {self.used} used, {self.read - self.used} skipped"]
+        counts = f"{self.read} records read, {self.used} used, {self.read - self.used} skipped"
+        lines = [counts + f", from {self.rows} rows" * (self.rows not in {0, self.read})]
         for reason, origins in sorted(self.skipped.items()):
             shown = ", ".join(origins[:ORIGINS_SHOWN])
             more = f" and {len(origins) - ORIGINS_SHOWN} more" * (len(origins) > ORIGINS_SHOWN)
@@ -79,7 +83,7 @@ class Tally:
 
 
 def tokenize(
-    rows: Iterable[tuple[str, Callable[[], Record]]],
+    rows: Iterable[tuple[str, Callable[[], list[Record]]]],
     template: ChatTemplate,
     *,
     kind: Kind,
@@ -89,7 +93,7 @@ def tokenize(
     """Examples of all rows that can be used.
 
     Args:
-        rows: Each row's origin, and what reads it as a record (and may raise `BadRecord`).
+        rows: Each row's origin, and what reads its records (and may raise `BadRecord`).
         template: Renders them.
         kind: What the stage learns from.
         max_length: Longest example in tokens; for prompts, of the prompt.
@@ -101,22 +105,55 @@ def tokenize(
     examples: list[Example] = []
     tally = Tally()
     for origin, read in rows:
-        try:
-            example = example_of(read(), template, kind=kind, max_length=max_length)
-        except BadRecord as bad:
-            if bad_records == "stop":
+        tally.rows += 1
+        for outcome in _outcomes(read, template, kind, max_length):
+            if isinstance(outcome, NoPreference):
+                # That nobody knows the better answer is no fault of the record.
+                tally.skipped[outcome.reason].append(origin)
+            elif not isinstance(outcome, BadRecord):
+                examples.append(outcome)
+                tally.used += 1
+            elif bad_records == "stop":
                 raise UserError(
-                    f"{origin}: {bad}",
+                    f"{origin}: {outcome}",
                     hint="mend the record, or set data.bad_records to skip and have it counted",
                 ) from None
-            # What stands behind the colon differs from record to record.
-            tally.skipped[str(bad).split(":")[0]].append(origin)
-            continue
-        examples.append(example)
-        tally.used += 1
+            else:
+                # What stands behind the colon differs from record to record.
+                tally.skipped[str(outcome).split(":")[0]].append(origin)
     if not examples:
         raise UserError(f"no record is left: {'; '.join(tally.lines())}")
     return examples, tally
+
+
+def _outcomes(
+    read: Callable[[], list[Record]], template: ChatTemplate, kind: Kind, max_length: int
+) -> Iterator[Example | NoPreference | BadRecord]:
+    """What becomes of each record of one row."""
+    try:
+        records = usable_as(kind, read())
+    except BadRecord as bad:
+        yield bad
+        return
+    for record in records:
+        if isinstance(record, NoPreference) and (kind != "prompts" or not record.prompt):
+            yield record
+            continue
+        try:
+            yield example_of(record, template, kind=kind, max_length=max_length)
+        except BadRecord as bad:
+            yield bad
+
+
+def usable_as(kind: Kind, records: list[Record]) -> list[Record]:
+    """Those of a row's records that count: all pairs, but one demonstration and one prompt.
+
+    All records of a row have one prompt, and the first pair has the best answer.
+    """
+    if kind == "pairs":
+        return records
+    first = next((r for r in records if not isinstance(r, NoPreference)), records[0])
+    return [first]
 
 
 def example_of(record: Record, template: ChatTemplate, *, kind: Kind, max_length: int) -> Example:
@@ -138,7 +175,7 @@ def example_of(record: Record, template: ChatTemplate, *, kind: Kind, max_length
 
 
 def _demonstration(record: Record, template: ChatTemplate) -> DemonstrationExample:
-    if isinstance(record, Prompt):
+    if isinstance(record, Prompt | NoPreference):
         raise BadRecord("a prompt without a response")
     response = record.chosen if isinstance(record, Pair) else record.response
     _require_text(response)
