@@ -5,13 +5,12 @@ import pytest
 
 from rlhf_forge.data.records import user
 from rlhf_forge.errors import UserError
-from rlhf_forge.evaluation.judges import Judgement, judge, load_function
+from rlhf_forge.evaluation.judges import Judgement, judge
 
 HERE = __name__
 PROMPTS = [user("one"), user("two")]
 RESPONSES = ["a", "bbb"]
 RECORDS: list[dict[str, Any]] = [{"answer": "a"}, {"answer": "b"}]
-NO_FUNCTION = 3
 
 
 def length(prompts: Any, responses: Sequence[str], records: Any) -> list[int]:
@@ -89,15 +88,4 @@ def test_a_judge_that_is_none_is_told_in_one_line(name: str, fault: str) -> None
     with pytest.raises(UserError) as caught:
         asked(name)
     assert f"{HERE}:{name}: {fault}" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["nowhere:score", f"{HERE}:nothing_here", f"{HERE}:", ":score", f"{HERE}:NO_FUNCTION"],
-)
-def test_a_path_to_no_function_is_told(path: str) -> None:
-    with pytest.raises(UserError, match="no function ") as caught:
-        load_function(path)
-    assert path in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -8,8 +8,8 @@ from typing_extensions import override
 
 from rlhf_forge import ranks
 from rlhf_forge.callbacks.checkpoints import batches_done
+from rlhf_forge.data.functions import load_function
 from rlhf_forge.data.tokenize import PromptExample
-from rlhf_forge.evaluation.judges import load_function
 from rlhf_forge.evaluation.policies import Answers, judged
 from rlhf_forge.evaluation.statistics import mean_of
 from rlhf_forge.modules.ppo import PPOModule

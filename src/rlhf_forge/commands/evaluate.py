@@ -46,8 +46,8 @@ def evaluate(  # noqa: PLR0913 - an argument is an option
         json: Print JSON instead of a table.
     """
     from rlhf_forge.backbone.devices import default_device
+    from rlhf_forge.data.functions import load_function
     from rlhf_forge.evaluation.duel import Duel, find_lineup
-    from rlhf_forge.evaluation.judges import load_function
 
     _require(number=(number, 1), seed=(seed, 0), data_seed=(data_seed, 0))
     sampling = _sampling(temperature, max_new_tokens)

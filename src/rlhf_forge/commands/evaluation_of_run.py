@@ -28,7 +28,7 @@ def settings_of(place: Path) -> EvaluationSettings:
             function is not there.
     """
     from rlhf_forge.config_files import read_config
-    from rlhf_forge.evaluation.judges import load_function
+    from rlhf_forge.data.functions import load_function
     from rlhf_forge.parsing import TerseParser
     from rlhf_forge.stage_config import one_line
 

@@ -88,7 +88,8 @@ def _turn(stage: "ParsedStage") -> int:
 def _look_ahead(stages: dict[str, "ParsedStage"]) -> None:
     """Find the mistakes in all configs, and data that is not there, before the first stage runs."""
     from rlhf_forge.commands.evaluation_of_run import POLICY_STAGES
-    from rlhf_forge.data.sources import is_function, read_rows
+    from rlhf_forge.data.functions import is_function
+    from rlhf_forge.data.sources import read_rows
 
     for parsed in stages.values():
         parsed.module()

@@ -11,10 +11,10 @@ from typing_extensions import override
 
 from rlhf_forge.data.collate import collate_demonstrations, collate_pairs, collate_prompts
 from rlhf_forge.data.format import Kind
+from rlhf_forge.data.functions import is_function
 from rlhf_forge.data.loading import Loaded, load_examples, split_held_out
 from rlhf_forge.data.records import Record
 from rlhf_forge.data.render import ChatTemplate, load_template
-from rlhf_forge.data.sources import is_function
 from rlhf_forge.data.stream import Stream
 from rlhf_forge.data.tokenize import Example, Policy
 from rlhf_forge.errors import UserError

@@ -1,21 +1,18 @@
 """Reading rows, each with the place it came from."""
 
 import difflib
-import importlib
-import importlib.util
-import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rlhf_forge.data.files import READERS, read_file
+from rlhf_forge.data.functions import is_function, load_function
 from rlhf_forge.errors import UserError
 from rlhf_forge.parsing import first_line
 
 Row = tuple[str, dict[str, Any]]
 
-FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -38,11 +35,6 @@ def read_rows(path: str, *, split: str, seed: int) -> Iterator[Row]:
         yield row
     if empty:
         raise UserError(f"{path}: empty: not one record in it")
-
-
-def is_function(path: str) -> bool:
-    """Whether ``path`` names a Python function."""
-    return FUNCTION.fullmatch(path) is not None
 
 
 def _open(path: str, split: str, seed: int) -> Iterator[Row]:
@@ -71,7 +63,10 @@ def _missing(place: Path) -> UserError:
 
 
 def _from_function(path: str, *, split: str, seed: int) -> Iterator[Row]:
-    function = _function(path)
+    try:
+        function = load_function(path)
+    except UserError as error:
+        raise UserError(f"data.path: {error}", hint=error.hint) from error
     try:
         rows = function(seed=seed, split=split)
     except UserError:
@@ -84,29 +79,6 @@ def _from_function(path: str, *, split: str, seed: int) -> Iterator[Row]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: must return a list of dicts, gave a {type(rows).__name__}")
     yield from ((f"{path} row {number}", fields) for number, fields in enumerate(rows, 1))
-
-
-def _function(path: str) -> Callable[..., Any]:
-    module_name, _, name = path.partition(":")
-    try:
-        known = importlib.util.find_spec(module_name) is not None
-    except ModuleNotFoundError:  # of a package above it
-        known = False
-    if not known:
-        raise UserError(
-            f"data.path: {path}: there is no module {module_name}",
-            hint="write package.module:function; the module must be importable from here",
-        )
-    module = importlib.import_module(module_name)
-    function: Callable[..., Any] | None = getattr(module, name, None)
-    if callable(function):
-        return function
-    names = [name for name, _ in inspect.getmembers(module, inspect.isfunction)]
-    near = difflib.get_close_matches(name, names, n=1)
-    raise UserError(
-        f"data.path: {path}: {module_name} has no function {name}",
-        hint=f"did you mean {module_name}:{near[0]}?" if near else f"it has {', '.join(names)}",
-    )
 
 
 def _from_data_set(path: str, split: str, data: Any) -> Iterator[Row]:

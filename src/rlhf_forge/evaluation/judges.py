@@ -1,11 +1,11 @@
 """Judges: a Python function that a config names by path."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from math import isfinite
 from typing import Any
 
+from rlhf_forge.data.functions import load_function
 from rlhf_forge.data.records import Conversation
 from rlhf_forge.errors import UserError
 from rlhf_forge.parsing import first_line
@@ -35,22 +35,6 @@ class Label:
 
     first_preferred: float
     agreement: float
-
-
-def load_function(path: str) -> Callable[..., Any]:
-    """The function at ``module:function``.
-
-    Raises:
-        UserError: If there is none.
-    """
-    module, _, name = path.partition(":")
-    try:
-        function: Callable[..., Any] = getattr(import_module(module), name)
-    except Exception as error:  # a module may raise anything while it is imported
-        raise UserError(f"no function {path} ({first_line(error)})") from error
-    if not callable(function):
-        raise UserError(f"no function {path} (it is a {type(function).__name__})")
-    return function
 
 
 def call(path: str, *arguments: Any, **options: Any) -> Any:

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf_forge.data.functions import load_function
 from rlhf_forge.data.records import Conversation
 from rlhf_forge.errors import UserError
-from rlhf_forge.evaluation.judges import judge, load_function
+from rlhf_forge.evaluation.judges import judge
 from rlhf_forge.reward_terms import RewardTerm, names_function
 
 T = TypeVar("T")
