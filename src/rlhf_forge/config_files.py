@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from typing_extensions import override
 
 from rlhf_forge.errors import UserError
 from rlhf_forge.presets import find_config
@@ -19,8 +20,29 @@ LINKED = {
     "data.tokenizer": "model.init_args.backbone.path",
     "data.kind": "the class of the model",
 }
+# The tag of `<<`, by which YAML takes another mapping's keys in.
+MERGE = "tag:yaml.org,2002:merge"
 # Keys that may hold those as JSON, or name a file that does.
 HOLDERS = ("model", "model.init_args", "data")
+
+
+class OnceLoader(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a key that stands twice: YAML itself takes the last."""
+
+    @override
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, yaml.Mark] = {}
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True) if key_node.tag != MERGE else None
+            if key in seen:
+                first = seen[key].line + 1
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key} stands there twice, first in line {first}",
+                    problem_mark=key_node.start_mark,
+                )
+            if isinstance(key, str):
+                seen[key] = key_node.start_mark
+        return super().construct_mapping(node, deep)
 
 
 def found_configs(arguments: Sequence[str]) -> list[str]:
@@ -46,10 +68,11 @@ def read_config(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds.
 
     Raises:
-        UserError: If it holds none; with file and line.
+        UserError: If it holds none, or a key twice; with file and line.
     """
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # A SafeLoader: it makes plain values and nothing else.
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=OnceLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""

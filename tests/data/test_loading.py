@@ -1,16 +1,22 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
+from rlhf_forge.data.detection import SAMPLE
 from rlhf_forge.data.format import Kind
-from rlhf_forge.data.loading import Loaded, load_examples, split_held_out
-from rlhf_forge.data.tokenize import DemonstrationExample, Policy
+from rlhf_forge.data.formats import FORMATS
+from rlhf_forge.data.loading import Loaded, load_examples
+from rlhf_forge.data.records import Pair
+from rlhf_forge.data.tokenize import DemonstrationExample, PairExample, Policy
 from rlhf_forge.errors import UserError
 from tests.tiny_tokenizer import mistral_template
 
 Row = dict[str, Any]
+TEXT = next(form for form in FORMATS if form.name == "text")
 HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant: "
 
 
@@ -105,36 +111,114 @@ def test_the_fingerprint_tells_what_is_learnt(tmp_path: Path) -> None:
     assert whole != last
 
 
-def test_held_out_records_stay_so_when_data_is_added(tmp_path: Path) -> None:
-    _, few = split_held_out(load(write(tmp_path, texts(100))), 0.2)
-    train, more = split_held_out(load(write(tmp_path, texts(200))), 0.2)
-    assert 10 <= len(few) <= 30
-    assert more[: len(few)] == few
-    assert len(train.examples) + len(more) == 200
+def arena_rows() -> list[Row]:
+    """A battle won, a tie, one that is both bad, and one whose winner nobody knows."""
+    winners = ("model_a", "tie", "tie (bothbad)", "?")
+    turns = [{"role": "user", "content": "Hi?"}]
+    return [
+        {
+            "model_a": "m",
+            "model_b": "n",
+            "winner": winner,
+            "conversation_a": [*turns, {"role": "assistant", "content": "Good."}],
+            "conversation_b": [*turns, {"role": "assistant", "content": "Bad."}],
+        }
+        for winner in winners
+    ]
 
 
-def test_all_answers_to_a_prompt_fall_on_one_side(tmp_path: Path) -> None:
-    rows = [{"prompt": f"{n % 20}?", "completion": f"{n}."} for n in range(60)]
-    train, held_out = split_held_out(load(write(tmp_path, rows)), 0.3)
-    trained_on = {example.record.prompt[0]["content"] for example in train.examples}
-    assert held_out
-    assert trained_on.isdisjoint(e.record.prompt[0]["content"] for e in held_out)
+def ranking(*ranks: int) -> Row:
+    return {
+        "context": [{"role": "user", "content": "Hi?"}],
+        "completions": [
+            {"rank": rank, "completion": [{"role": "assistant", "content": f"{place}."}]}
+            for place, rank in enumerate(ranks)
+        ],
+    }
 
 
-def test_a_share_of_nothing_holds_nothing_out(tmp_path: Path) -> None:
-    train, held_out = split_held_out(load(write(tmp_path, texts(5))), 0.0)
-    assert (len(train.examples), held_out) == (5, [])
+def test_a_row_without_a_preference_is_counted_by_its_reason_and_stops_nothing(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path, arena_rows())
+    loaded = load(path, "pairs", bad_records="stop")
+    assert len(loaded.examples) == 1
+    assert dict(loaded.tally.skipped) == {
+        "tie": [f"{path}:2"],
+        "both bad": [f"{path}:3"],
+        "unknown winner": [f"{path}:4"],
+    }
+    assert loaded.tally.read == 4
 
 
-def test_a_share_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="all 1 records fall to the held-out share"):
-        split_held_out(load(write(tmp_path, texts(1))), 0.9999999)
+def test_a_row_without_a_preference_still_gives_its_prompt_and_no_demonstration(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path, arena_rows())
+    assert len(load(path, "prompts", bad_records="stop").examples) == 4
+    assert len(load(path, "demonstrations", bad_records="stop").examples) == 1
 
 
-@pytest.mark.parametrize("fraction", [-0.1, 1.0])
-def test_a_share_out_of_range_is_refused(tmp_path: Path, fraction: float) -> None:
-    with pytest.raises(UserError, match=r"data\.validation_fraction"):
-        split_held_out(load(write(tmp_path, texts(5))), fraction)
+def test_a_vote_log_counts_what_is_no_vote_whatever_the_stage_needs(tmp_path: Path) -> None:
+    rows: list[Row] = [{"tstamp": 1.0, "type": "chat", "state": {}}]
+    states = [{"messages": [["U", "Hi?"], ["A", answer]]} for answer in ("Good.", "Bad.")]
+    rows.append({"tstamp": 2.0, "type": "leftvote", "states": states, "ip": "192.0.2.1"})
+    path = write(tmp_path, rows)
+    for kind in ("pairs", "demonstrations", "prompts"):
+        loaded = load(path, kind, bad_records="stop")
+        assert dict(loaded.tally.skipped) == {"not a vote but chat": [f"{path}:1"]}
+        assert "192.0.2.1" not in str(loaded.examples), "what is private is dropped on reading"
+
+
+def test_a_ranking_of_k_gives_all_its_pairs_and_one_prompt_and_its_best_answer(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path, [ranking(2, 0, 1, 1)])
+    pairs = load(path, "pairs")
+    assert len(pairs.examples) == 5
+    assert dict(pairs.tally.skipped) == {"equal scores": [f"{path}:1"]}
+    assert pairs.tally.lines()[0] == "6 records read, 5 used, 1 skipped, from 1 rows"
+    assert {e.record.group for e in pairs.examples if isinstance(e, PairExample)} == {f"{path}:1"}
+    (best,) = load(path, "demonstrations").examples
+    assert isinstance(best.record, Pair)
+    assert best.record.chosen == [{"role": "assistant", "content": "1."}]
+    assert len(load(path, "prompts").examples) == 1
+
+
+def test_the_fingerprint_tells_margins_and_preferences_and_is_the_old_one_without(
+    tmp_path: Path,
+) -> None:
+    row: Row = {"prompt": "Hi?", "chosen": "Good.", "rejected": "Bad."}
+    rows: list[Row] = [row, row | {"margin": None}, row | {"margin": 1}, row | {"preference": 0.7}]
+    marks = [
+        load(write(tmp_path, [row], f"{n}.jsonl"), "pairs").fingerprint()
+        for n, row in enumerate(rows)
+    ]
+    assert marks[0] == marks[1]
+    assert len(set(marks)) == 3
+
+
+def test_rows_are_read_one_by_one_and_no_unused_row_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[int] = []
+    made: WeakSet[Any] = WeakSet()
+
+    class Held:
+        """Of a row: it lives as long as the row does."""
+
+    def rows(*args: Any, **options: Any) -> Iterator[tuple[str, Row]]:
+        for number in range(1000):
+            held = Held()
+            made.add(held)
+            yield f"f:{number}", {"text": "" if number else "Text.", "held": held}
+            del held
+            alive.append(len(made))
+
+    monkeypatch.setattr("rlhf_forge.data.loading.read_rows", rows)
+    monkeypatch.setattr("rlhf_forge.data.loading.detect", lambda *_, **__: TEXT)
+    assert load("f").tally.read == 1000
+    assert SAMPLE <= max(alive) <= SAMPLE + 3
 
 
 def test_the_summary_shows_format_counts_and_one_example_with_what_is_learnt(

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict
 
-from rlhf_forge.data.sources import read_rows
+from rlhf_forge.data.sources import read_rows, require_used
 from rlhf_forge.errors import UserError
 
 ROWS = [{"prompt": "a", "n": 1}, {"prompt": 'b\nc, "d" é', "n": 2}]
@@ -77,6 +78,72 @@ def test_parquet_is_read_with_row_numbers(tmp_path: Path) -> None:
     assert read(file) == [(f"{file} row 1", ROWS[0]), (f"{file} row 2", ROWS[1])]
 
 
+@pytest.mark.parametrize("opened", [pyarrow.ipc.new_file, pyarrow.ipc.new_stream])
+def test_arrow_is_read_as_a_file_and_as_the_stream_that_datasets_caches(
+    opened: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "data.arrow"
+    table = pyarrow.Table.from_pylist(ROWS)
+    with opened(str(file), table.schema) as sink:
+        for batch in table.to_batches(max_chunksize=1):
+            sink.write_batch(batch)
+    assert read(file) == [(f"{file} row 1", ROWS[0]), (f"{file} row 2", ROWS[1])]
+
+
+def test_a_broken_arrow_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "data.arrow"
+    file.write_bytes(b"no arrow at all")
+    assert str(refused(file)).startswith(f"{file}: not a whole Arrow file: ")
+
+
+@pytest.mark.parametrize(("name", "line"), [("data.jsonl", 2), ("data.csv", 3), ("data.json", 2)])
+def test_rows_come_before_later_ones_are_looked_at_and_a_bad_line_is_named(
+    tmp_path: Path, name: str, line: int
+) -> None:
+    file = tmp_path / name
+    head = "text\nx\n" if name.endswith("csv") else '{"text": "x"}\n'
+    file.write_bytes(head.encode() + b"\xff\n{}\n")
+    rows = read_rows(str(file), split="train", seed=0)
+    if not name.endswith("json"):
+        assert next(rows)[1] == {"text": "x"}
+    with pytest.raises(UserError, match=f":{line}: not UTF-8 text$"):
+        next(rows)
+
+
+@pytest.mark.parametrize(
+    ("path", "config"), [("owner/name", None), ("owner/name:comparisons", "comparisons")]
+)
+def test_a_hub_name_may_carry_its_config_and_the_split_is_asked_for(
+    path: str, config: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def load_dataset(name: str, config: str | None, *, split: str) -> Dataset:
+        asked.extend([name, config, split])
+        return Dataset.from_list(ROWS)
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    rows = list(read_rows(path, split="train_prefs", seed=0))
+    assert asked == ["owner/name", config, "train_prefs"]
+    assert rows[1] == (f"{path} [train_prefs] row 2", ROWS[1])
+
+
+def test_a_split_asked_of_a_file_or_of_one_table_is_refused(tmp_path: Path) -> None:
+    file, table = tmp_path / "data.jsonl", tmp_path / "table"
+    file.write_text("{}")
+    Dataset.from_list(ROWS).save_to_disk(table)
+    for path in (str(file), str(table)):
+        require_used("data.split", "train", path, default="train")
+        with pytest.raises(UserError, match=f"data.split: test: {path} has no splits"):
+            require_used("data.split", "test", path, default="train")
+
+
+def test_a_split_asked_of_what_has_splits_is_used(tmp_path: Path) -> None:
+    DatasetDict({"test": Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "several")
+    for path in (str(tmp_path / "several"), f"{__name__}:rows_by_seed", "owner/name"):
+        require_used("data.split", "test", path, default="train")
+
+
 def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
     Dataset.from_list(ROWS).save_to_disk(tmp_path / "data")
     assert [fields for _, fields in read(tmp_path / "data")] == ROWS
@@ -107,7 +174,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
     [
         ("data.jsonl", b'{"a": 1}\n{"a": \n', ":2: broken JSON"),
         ("data.jsonl", b'{"a": 1}\n[2]\n', ":2: a list, where an object is wanted"),
-        ("data.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "not UTF-8 text"),
+        ("data.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', ":2: not UTF-8 text"),
         ("data.jsonl", b"[" * 100_000, ":1: "),
         ("data.jsonl", b"\n\n", "empty"),
         ("data.json", b'[\n{"a": 1},\n{"a": }\n]', ":3: broken JSON"),
@@ -164,8 +231,8 @@ def test_a_hub_name_without_a_network_is_refused_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("no.such.module:rows", "there is no module no.such.module"),
-        (f"{__name__}:row_by_seed", "has no function row_by_seed"),
+        ("no.such.module:rows", "data.path: no function no.such.module:rows"),
+        (f"{__name__}:row_by_seed", f"data.path: no function {__name__}:row_by_seed"),
         (f"{__name__}:not_rows", "must return a list of dicts"),
         (f"{__name__}:no_rows", "empty"),
     ],

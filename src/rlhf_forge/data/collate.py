@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlhf_forge import ranks
@@ -42,12 +42,19 @@ class PairBatch(NamedTuple):
         mask: True on real tokens.
         response: True on the answer's tokens.
         positions: Place of each pair in the endless stream.
+        margin: By how much chosen was preferred, in the data's unit; 0 where it is not known. None
+            if it is known of none; the same holds of the two below.
+        preference: Probability that chosen is the better one; 1 where it is not known.
+        weight: What each pair counts for; 1 on average over the data.
     """
 
     tokens: Int[Tensor, "two_batch time"]
     mask: Bool[Tensor, "two_batch time"]
     response: Bool[Tensor, "two_batch time"]
     positions: Int[Tensor, "batch"]
+    margin: Float[Tensor, "batch"] | None = None
+    preference: Float[Tensor, "batch"] | None = None
+    weight: Float[Tensor, "batch"] | None = None
 
 
 class PromptBatch(NamedTuple):
@@ -82,7 +89,16 @@ def collate_pairs(rows: Sequence[tuple[int, PairExample]]) -> PairBatch:
     response, _ = _pad(
         [e.chosen_response for _, e in rows] + [e.rejected_response for _, e in rows]
     )
-    return PairBatch(tokens, mask, response.bool(), _positions(rows))
+    examples = [example for _, example in rows]
+    return PairBatch(
+        tokens,
+        mask,
+        response.bool(),
+        _positions(rows),
+        margin=_labels([e.record.margin for e in examples], unknown=0.0),
+        preference=_labels([e.record.preference for e in examples], unknown=1.0),
+        weight=_labels([None if e.weight == 1.0 else e.weight for e in examples], unknown=1.0),
+    )
 
 
 def collate_prompts(rows: Sequence[tuple[int, PromptExample]]) -> PromptBatch:
@@ -152,13 +168,15 @@ def take(batch: Batch, rows: Sequence[int]) -> Batch:
     """These rows of a batch (pairs, for a `PairBatch`), cut to the longest of them."""
     index = torch.tensor(rows, dtype=torch.long, device=batch.tokens.device)
     positions = batch.positions[index]
+    labels: list[Tensor | None] = []
     if isinstance(batch, PairBatch):
+        labels = [None if part is None else part[index] for part in batch[4:]]
         index = torch.cat([index, index + len(batch.positions)])
     columns = batch.mask[index].any(0)
     tokens, mask = batch.tokens[index][:, columns], batch.mask[index][:, columns]
     if isinstance(batch, PromptBatch):
         return type(batch)(tokens, mask, positions)
-    return type(batch)(tokens, mask, batch[2][index][:, columns], positions)
+    return type(batch)(tokens, mask, batch[2][index][:, columns], positions, *labels)
 
 
 def _pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -169,6 +187,12 @@ def _pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         values[number, : len(row)] = torch.tensor(row, dtype=torch.long)
         mask[number, : len(row)] = True
     return values, mask
+
+
+def _labels(values: Sequence[float | None], *, unknown: float) -> Tensor | None:
+    if all(value is None for value in values):
+        return None
+    return torch.tensor([unknown if value is None else value for value in values])
 
 
 def _positions(rows: Sequence[tuple[int, object]]) -> Tensor:

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,10 +16,14 @@ from rlhf_forge.errors import UserError
 Numbered = Iterator[tuple[int, Any]]
 
 BLANK = re.compile(r"\s*")
+UTF8, LATER = "utf-8-sig", "surrogateescape"
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_file(place: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a file, each with ``file:line`` (Parquet, which has none: ``file row n``).
+    """The rows of a file, each with ``file:line``, or ``file row n`` where there are no lines.
+
+    One row after the other: nothing but a JSON array is held whole.
 
     Raises:
         UserError: If it cannot be read or a line is broken.
@@ -30,7 +34,7 @@ def read_file(place: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             f"{place}: cannot read files ending in {suffix or 'nothing'!r}",
             hint=f"known: {', '.join(READERS)}, and .gz of the first three",
         )
-    separator = " row " if suffix == ".parquet" else ":"
+    separator = " row " if suffix in COLUMNAR else ":"
     try:
         for number, fields in READERS[suffix](place):
             origin = f"{place}{separator}{number}"
@@ -42,9 +46,11 @@ def read_file(place: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _text(place: Path) -> TextIO:
+    """The file as text, in which bytes that are none stand as lone surrogates."""
+    # A decoder that refuses them does so for a whole block, lines before theirs included.
     if place.suffix == ".gz":
-        return gzip.open(place, "rt", encoding="utf-8-sig", newline="")
-    return place.open(encoding="utf-8-sig", newline="")
+        return gzip.open(place, "rt", encoding=UTF8, errors=LATER, newline="")
+    return place.open(encoding=UTF8, errors=LATER, newline="")
 
 
 def _lines(place: Path) -> Iterator[tuple[int, str]]:
@@ -53,11 +59,11 @@ def _lines(place: Path) -> Iterator[tuple[int, str]]:
     with _text(place) as file:
         try:
             for number, line in enumerate(file, 1):
+                if SURROGATE.search(line):
+                    raise UserError(
+                        f"{place}:{number}: not UTF-8 text", hint="save the file as UTF-8"
+                    )
                 yield number, line
-        except UnicodeDecodeError:
-            raise UserError(
-                f"{place}:{number + 1}: not UTF-8 text", hint="save the file as UTF-8"
-            ) from None
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(
                 f"{place}:{number + 1}: broken gzip file: {error}",
@@ -163,20 +169,45 @@ def _read_parquet(place: Path) -> Numbered:
     import pyarrow
     import pyarrow.parquet
 
-    number = 0
     try:
         with pyarrow.parquet.ParquetFile(place) as file:
-            for batch in file.iter_batches():
-                for fields in batch.to_pylist():
-                    number += 1
-                    yield number, fields
+            yield from _numbered(file.iter_batches())
     except pyarrow.ArrowException as error:
         raise UserError(f"{place}: not a whole Parquet file: {error}") from None
 
 
+def _read_arrow(place: Path) -> Numbered:
+    import pyarrow
+
+    try:
+        with pyarrow.memory_map(str(place)) as source:
+            yield from _numbered(_arrow_batches(source))
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{place}: not a whole Arrow file: {error}") from None
+
+
+def _arrow_batches(source: Any) -> Iterator[Any]:
+    """Record batches of a file or, as `datasets` writes its cache, of a stream."""
+    from pyarrow import ArrowInvalid, ipc
+
+    try:
+        file = ipc.open_file(source)
+    except ArrowInvalid:
+        source.seek(0)
+        yield from ipc.open_stream(source)
+    else:
+        yield from map(file.get_batch, range(file.num_record_batches))
+
+
+def _numbered(batches: Iterable[Any]) -> Numbered:
+    yield from enumerate((fields for batch in batches for fields in batch.to_pylist()), 1)
+
+
+COLUMNAR = {".parquet", ".arrow"}
 READERS: dict[str, Callable[[Path], Numbered]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
 }

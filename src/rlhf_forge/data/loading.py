@@ -1,6 +1,5 @@
 """A data source as tokenized examples, with what was found on the way."""
 
-import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +21,6 @@ from rlhf_forge.data.tokenize import (
     Tally,
     tokenize,
 )
-from rlhf_forge.errors import UserError
 
 SHOWN_CHARACTERS = 400
 
@@ -48,7 +46,7 @@ class Loaded:
         return digest_of(self.examples)
 
     def fingerprint(self) -> str:
-        """SHA-256 over tokens and targets of all examples, in order."""
+        """SHA-256 over tokens, targets and labels of all examples, in order."""
         return self._digest
 
     def summary(self, template: ChatTemplate, kind: Kind) -> list[str]:
@@ -108,32 +106,14 @@ def load_examples(  # noqa: PLR0913 - what a config says of data
     return Loaded(path, found, examples, tally)
 
 
-def split_held_out(loaded: Loaded, fraction: float) -> tuple[Loaded, list[Example]]:
-    """Take about ``fraction`` of the prompts out, by a hash of the prompt.
-
-    All answers to a prompt fall on one side, and adding data never moves a prompt across. A record
-    without a prompt is placed by its response.
-
-    Raises:
-        UserError: If ``fraction`` is none, or nothing is left to train on.
-    """
-    if not 0 <= fraction < 1:
-        raise UserError(f"data.validation_fraction: {fraction:g} is not from 0 to below 1")
-    held_out = [e for e in loaded.examples if _place(e.record) < fraction]
-    train = [e for e in loaded.examples if _place(e.record) >= fraction]
-    if not train:
-        raise UserError(
-            f"{loaded.path}: all {len(held_out)} records fall to the held-out share "
-            f"(data.validation_fraction {fraction:g}), none to training",
-            hint="lower data.validation_fraction, or give data.validation a file of its own",
-        )
-    return replace(loaded, examples=train), held_out
-
-
 def digest_of(examples: Iterable[Example]) -> str:
-    """SHA-256 over tokens and targets of all examples, in order."""
+    """SHA-256 over tokens, targets and labels of all examples, in order."""
     digest = sha256()
     for example in examples:
+        if isinstance(example, PairExample):
+            labels = (example.record.margin, example.record.preference, example.weight)
+            if labels != (None, None, 1.0):
+                digest.update(repr(labels).encode())
         for tokens, marks in sides_of(example).values():
             # Lengths keep two sequences from reading like one.
             digest.update(array("q", [len(tokens), *tokens]).tobytes() + bytes(marks))
@@ -170,13 +150,6 @@ def records_of(
     complete = dict.fromkeys(form.names) | renamed(fields, columns)
     kept = {key: value for key, value in fields.items() if key not in form.private}
     return [replace(record, fields=kept) for record in form.read(complete, origin)]
-
-
-def _place(record: Record) -> float:
-    """Where in [0, 1) the record's prompt falls."""
-    content = record.prompt or getattr(record, "response", None) or getattr(record, "chosen", [])
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
-    return int.from_bytes(sha256(text.encode()).digest()[:8]) / 2**64
 
 
 def _marked(tokens: list[int], marks: list[bool], template: ChatTemplate) -> str:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -12,9 +13,11 @@ from typing_extensions import override
 from rlhf_forge.data.collate import collate_demonstrations, collate_pairs, collate_prompts
 from rlhf_forge.data.format import Kind
 from rlhf_forge.data.functions import is_function
-from rlhf_forge.data.loading import Loaded, load_examples, split_held_out
+from rlhf_forge.data.loading import Loaded, load_examples
 from rlhf_forge.data.records import Record
 from rlhf_forge.data.render import ChatTemplate, load_template
+from rlhf_forge.data.sources import require_used
+from rlhf_forge.data.splits import on_both_sides, split_held_out, weighted_by_group
 from rlhf_forge.data.stream import Stream
 from rlhf_forge.data.tokenize import Example, Policy
 from rlhf_forge.errors import UserError
@@ -24,6 +27,8 @@ COLLATE: dict[Kind, Callable[..., Any]] = {
     "pairs": collate_pairs,
     "prompts": collate_prompts,
 }
+# What a split is called unless the config says so.
+SPLIT, VALIDATION_SPLIT = "train", "validation"
 
 
 class PreferenceDataModule(LightningDataModule):
@@ -33,9 +38,9 @@ class PreferenceDataModule(LightningDataModule):
     stream addressed by position; held-out rows come in order, once, on every rank.
 
     Args:
-        path: File (.jsonl, .json, .csv, .parquet, .gz), folder of a data set, hub name, or
-            module:function.
-        split: Which split of a data set.
+        path: File (.jsonl, .json, .csv, .gz of them, .parquet, .arrow), folder of a data set, hub
+            name (owner/name or owner/name:config), or module:function.
+        split: Which split of a data set; a file has none.
         validation: Where held-out records come from; none: a share of ``path`` (for a function,
             its split ``validation_split``).
         validation_split: Which split of ``validation``, or of a function.
@@ -44,6 +49,7 @@ class PreferenceDataModule(LightningDataModule):
             trained on nor looked at.
         chat_template: mistral (ours), tokenizer (the base's own), or a Jinja file.
         map: Names of columns: map.prompt=question where the file calls the prompt question.
+        format: Name of the format, where the rows fit two (docs/formats.md); none: told by them.
         bad_records: stop at the first record that cannot be used, or skip and count it.
         max_length: Longest example in tokens; for PPO, longest prompt.
         batch_size: Rows of one optimiser step; in PPO, prompts of one iteration.
@@ -64,13 +70,14 @@ class PreferenceDataModule(LightningDataModule):
     def __init__(  # noqa: PLR0913 - an argument is a config key
         self,
         path: str,
-        split: str = "train",
+        split: str = SPLIT,
         validation: str | None = None,
-        validation_split: str = "validation",
+        validation_split: str = VALIDATION_SPLIT,
         validation_fraction: float = 0.05,
         validation_limit: int | None = None,
         chat_template: str = "mistral",
         map: dict[str, str] | None = None,
+        format: str | None = None,
         bad_records: Policy = "stop",
         max_length: int = 1024,
         batch_size: int = 32,
@@ -82,12 +89,14 @@ class PreferenceDataModule(LightningDataModule):
         super().__init__()
         _require_least(1, max_length=max_length, validation_limit=validation_limit)
         _require_least(0, seed=seed, workers=workers)
+        require_used("data.split", split, path, default=SPLIT)
+        _require_validation_split(validation_split, validation, path)
         self.path, self.split = path, split
         self.validation, self.validation_split = validation, validation_split
         self.validation_fraction = validation_fraction
         self.validation_limit = validation_limit
         self.chat_template = chat_template
-        self.columns = map or {}
+        self.columns, self.format = map or {}, format
         self.bad_records: Policy = bad_records
         self.max_length, self.batch_size = max_length, batch_size
         self.seed, self.workers = seed, workers
@@ -109,10 +118,13 @@ class PreferenceDataModule(LightningDataModule):
             loaded, held_out = sources[0], sources[1].examples
         else:
             loaded, held_out = split_held_out(sources[0], self.validation_fraction)
-        self.train, self.held_out = loaded, held_out[: self.validation_limit]
+        self.train = replace(loaded, examples=weighted_by_group(loaded.examples))
+        self.held_out = weighted_by_group(held_out[: self.validation_limit])
         if stage == "fit":
             show([line for source in sources for line in source.summary(self.template, self.kind)])
             show([self._counts(left_out=len(held_out) - len(self.held_out))])
+            if len(sources) > 1 and (both := on_both_sides(self.train.examples, self.held_out)):
+                show([f"data: the prompts of {both} held-out records are trained on too"])
 
     def _counts(self, *, left_out: int) -> str:
         told = f"data: {len(self.train.examples)} to train on, {len(self.held_out)} held out"
@@ -197,6 +209,7 @@ class PreferenceDataModule(LightningDataModule):
             max_length=self.max_length,
             bad_records=self.bad_records,
             seed=self.seed,
+            form=self.format,
         )
 
 
@@ -204,6 +217,17 @@ def _require_least(least: int, **settings: int | None) -> None:
     for name, got in settings.items():
         if got is not None and got < least:
             raise UserError(f"data.{name}: must be {least} or more, got {got}")
+
+
+def _require_validation_split(split: str, validation: str | None, path: str) -> None:
+    key = "data.validation_split"
+    if validation is None and not is_function(path) and split != VALIDATION_SPLIT:
+        raise UserError(
+            f"{key}: {split}: held out is a share of {path}, so no split is asked for",
+            hint=f"set data.validation to {path} too, to hold out a split of the same data set",
+        )
+    if validation is not None:
+        require_used(key, split, validation, default=VALIDATION_SPLIT)
 
 
 class Positioned(Dataset[tuple[int, Example]]):

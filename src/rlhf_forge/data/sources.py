@@ -13,16 +13,19 @@ from rlhf_forge.parsing import first_line
 
 Row = tuple[str, dict[str, Any]]
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+# Where `datasets` lists the splits of a folder that has any.
+SPLITS = "dataset_dict.json"
+HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 
 
 def read_rows(path: str, *, split: str, seed: int) -> Iterator[Row]:
     """The rows of ``path``, each as (origin, fields).
 
     Args:
-        path: A file (.jsonl, .json, .csv, .parquet; .gz of the first three), a folder written by
-            ``datasets``, a data set's name on the hub, or ``module:function``.
-        split: Which split of a data set; handed to a function.
+        path: A file (.jsonl, .json, .csv, .parquet, .arrow; .gz of the first three), a folder
+            written by ``datasets``, a data set's name on the hub (``owner/name`` or
+            ``owner/name:config``), or ``module:function``.
+        split: Which split of a data set; handed to a function; a file is taken as it is.
         seed: Handed to a function, which is called as ``function(seed=..., split=...)`` and
             returns a list of dicts.
 
@@ -45,9 +48,31 @@ def _open(path: str, split: str, seed: int) -> Iterator[Row]:
         return _from_data_set(path, split, _load_folder(place))
     if place.exists():
         return read_file(place)
-    if HUB_NAME.fullmatch(path) and not {".gz", *READERS} & set(place.suffixes):
-        return _from_data_set(path, split, _load_hub(path, split))
+    hub = HUB_NAME.fullmatch(path)
+    if hub and not {".gz", *READERS} & set(place.suffixes):
+        return _from_data_set(path, split, _load_hub(hub[1], hub[2], split))
     raise _missing(place)
+
+
+def require_used(key: str, split: str, path: str, *, default: str) -> None:
+    """Refuse a split that was asked of a file, or of a folder with one table: they have none.
+
+    Args:
+        key: Of the split, for the message.
+        split: What was asked for.
+        path: Where the rows come from.
+        default: What stands there if nobody asked.
+
+    Raises:
+        UserError: If it would be ignored.
+    """
+    place = Path(path).expanduser()
+    has_none = place.is_file() or (place.is_dir() and not (place / SPLITS).is_file())
+    if split != default and has_none and not is_function(path):
+        raise UserError(
+            f"{key}: {split}: {path} has no splits",
+            hint="leave it out; splits are of data sets with several, and of functions",
+        )
 
 
 def _missing(place: Path) -> UserError:
@@ -109,12 +134,12 @@ def _load_folder(place: Path) -> Any:
         ) from None
 
 
-def _load_hub(name: str, split: str) -> Any:
+def _load_hub(name: str, config: str | None, split: str) -> Any:
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
     try:
-        return load_dataset(name, split=split)
+        return load_dataset(name, config, split=split)
     except DatasetNotFoundError as error:
         raise UserError(
             f"data.path: no such file here, and the hub does not give {name}: {first_line(error)}",

@@ -32,13 +32,17 @@ class DemonstrationExample:
 
 @dataclass(frozen=True)
 class PairExample:
-    """Tokens of prompt + preferred and prompt + other answer; True on each answer's tokens."""
+    """Tokens of prompt + preferred and prompt + other answer; True on each answer's tokens.
+
+    ``weight`` is what the pair counts for in training; see `rlhf_forge.data.splits`.
+    """
 
     chosen: list[int]
     rejected: list[int]
     chosen_response: list[bool]
     rejected_response: list[bool]
     record: Pair
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ def bradley_terry_loss(
     preference: Float[Tensor, "pairs"] | None = None,
     centering_coef: float | int = 0.0,
     label_smoothing: float | int = 0.0,
+    weights: Float[Tensor, "pairs"] | None = None,
 ) -> Float[Tensor, ""]:
     """Negative log-likelihood that the preferred response wins, in nats per pair.
 
@@ -92,6 +93,8 @@ def bradley_terry_loss(
             for 1.
         centering_coef: Weight, 0 or more, of the pull of each pair's sum towards 0.
         label_smoothing: Share of labels, in [0, 0.5], taken to be the wrong way round.
+        weights: What each pair's loss is multiplied by, so that all pairs of one ranking may count
+            as one; None for 1.
 
     Returns:
         Sum over the pairs given, divided by ``num_pairs``; 0 for none.
@@ -121,6 +124,8 @@ def bradley_terry_loss(
         lead = lead - margin
     losses = -wins * logsigmoid(lead) - (1 - wins) * logsigmoid(-lead)
     losses = losses + centering_coef * (chosen_scores + rejected_scores).square()
+    if weights is not None:
+        losses = losses * weights
     return losses.sum() / divisor("num_pairs", len(losses) if num_pairs is None else num_pairs)
 
 

@@ -33,7 +33,7 @@ from rlhf_forge.modules.reference_log_probs import (
     reference_log_probs,
 )
 from rlhf_forge.modules.responses import held_out_answers
-from rlhf_forge.modules.reward import wins
+from rlhf_forge.modules.reward_update import wins
 from rlhf_forge.modules.roles import (
     add_reference,
     data_of,

@@ -187,7 +187,8 @@ def _computed(
         if turn % ranks.count() != ranks.rank():
             continue
         batch = collate_pairs([(number, examples[number]) for number in numbers])
-        batch = PairBatch(*(part.to(backbone.device) for part in batch))
+        sides = (batch.tokens, batch.mask, batch.response, batch.positions)
+        batch = PairBatch(*(part.to(backbone.device) for part in sides))
         log_probs = response_log_probs(backbone, "reference", batch)
         found[:, list(row_of)] = log_probs[:, list(row_of.values())]
     return found

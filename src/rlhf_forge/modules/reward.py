@@ -1,7 +1,6 @@
 """The reward model: one number an answer, fitted to which of two answers people preferred."""
 
 from functools import partial
-from math import inf
 from typing import Any, Literal
 
 import torch
@@ -17,7 +16,6 @@ from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.backbone.scoring import score
 from rlhf_forge.data.collate import PairBatch, own_micro_batches, take
 from rlhf_forge.data.render import ChatTemplate
-from rlhf_forge.functional.losses import bradley_terry_loss
 from rlhf_forge.generation.rows import join
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.calibration import LEAST_RESPONSES, require_enough_held_out, scale_on
@@ -25,6 +23,7 @@ from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_ten
 from rlhf_forge.modules.memory import Cuts, keep_sizes, restore_sizes, within_memory
 from rlhf_forge.modules.optimisation import Step, adamw, apply_gradients, step_scheduler
 from rlhf_forge.modules.responses import generated_held_out
+from rlhf_forge.modules.reward_update import PairLoss, won
 from rlhf_forge.modules.roles import (
     add_reference,
     data_of,
@@ -58,6 +57,10 @@ class RewardModule(LightningModule):
         optimizer: Learning rate and schedule.
         label_smoothing: Share of labels taken to be wrong, below 0.5.
         centering_coef: Weight of (chosen + rejected)^2, which keeps scores around 0.
+        margin_coef: Lead, in score units before scaling, that a pair owes for each unit of its
+            margin (a gap of ratings, a strength); 0: margins are not used.
+        soft_labels: Learn each pair's preference, the share of people who chose that side, where
+            the data has one, and not 1.
         reference_likelihood: Add how implausible the reference finds a response, with a learned
             weight, to its score. See `rlhf_forge.backbone.scoring.surprise`.
         micro_batch_tokens: Padded tokens of one forward and backward: the memory knob.
@@ -81,6 +84,8 @@ class RewardModule(LightningModule):
         optimizer: OptimizerSettings = OptimizerSettings(learning_rate=5e-5),
         label_smoothing: float = 0.0,
         centering_coef: float = 0.01,
+        margin_coef: float = 0.0,
+        soft_labels: bool = False,
         reference_likelihood: bool = False,
         micro_batch_tokens: int = 8192,
         calibration_samples: int = 256,
@@ -93,15 +98,14 @@ class RewardModule(LightningModule):
         require_positive(
             total_steps=total_steps, micro_batch_tokens=micro_batch_tokens, max_rows=max_rows
         )
-        _require_usable(label_smoothing, centering_coef, calibration_samples, sampling)
+        _require_usable(calibration_samples, sampling)
         self.automatic_optimization = False
         self.strict_loading = False
         self.backbone_config = backbone
         self.sft, self.reference = sft, reference
         self.total_steps = total_steps
         self.optimizer_settings = optimizer
-        self.label_smoothing = label_smoothing
-        self.centering_coef = centering_coef
+        self.loss = PairLoss(label_smoothing, centering_coef, margin_coef, soft_labels)
         self.reference_likelihood = reference_likelihood
         self.micro_batch_tokens = micro_batch_tokens
         self.calibration_samples = calibration_samples
@@ -117,6 +121,7 @@ class RewardModule(LightningModule):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             require_enough_held_out(len(data_of(self).held_out))
+            self.loss.require_labels(data_of(self).train.examples)
 
     @override
     def configure_model(self) -> None:
@@ -207,10 +212,12 @@ class RewardModule(LightningModule):
         """Gradients of the batch, micro-batch by micro-batch, and its loss and accuracy."""
         totals = torch.zeros(2, device=self.device)
         for rows in cuts:
-            chosen, rejected = self._scores(take(batch, rows))
-            loss = self._loss(chosen, rejected, num_pairs)
+            part = take(batch, rows)
+            chosen, rejected = self._scores(part)
+            loss = self.loss(part, chosen, rejected, num_pairs=num_pairs)
             self.manual_backward(loss)
-            totals += torch.stack([loss.detach(), wins(chosen, rejected).sum() / num_pairs])
+            accuracy = won(part, chosen, rejected).sum() / num_pairs
+            totals += torch.stack([loss.detach(), accuracy])
         return totals
 
     def _cuts(self, batch: PairBatch) -> list[list[int]]:
@@ -223,21 +230,13 @@ class RewardModule(LightningModule):
         chosen, rejected = scores.view(2, -1)
         return chosen, rejected
 
-    def _loss(self, chosen: Tensor, rejected: Tensor, num_pairs: int) -> Tensor:
-        return bradley_terry_loss(
-            chosen,
-            rejected,
-            num_pairs=num_pairs,
-            centering_coef=self.centering_coef,
-            label_smoothing=self.label_smoothing,
-        )
-
     def _held_out(self, name: str, batch: PairBatch) -> dict[str, Tensor]:
         scores = self._held_out_scores(batch)
         count = len(batch.positions)
-        loss = self._loss(scores["chosen"], scores["rejected"], count)
+        loss = self.loss(batch, **scores, num_pairs=count)
         self.log(f"{name}/loss", loss, batch_size=count)
-        self.log(f"{name}/accuracy", wins(**scores).mean(), batch_size=count, prog_bar=True)
+        accuracy = won(batch, **scores).mean()
+        self.log(f"{name}/accuracy", accuracy, batch_size=count, prog_bar=True)
         return scores
 
     def _held_out_scores(self, batch: PairBatch) -> dict[str, Tensor]:
@@ -252,18 +251,8 @@ class RewardModule(LightningModule):
         return {"chosen": scores[0], "rejected": scores[1]}
 
 
-def wins(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """1 where the preferred answer scores higher, 0.5 for equal scores, else 0."""
-    return (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-
-
-def _require_usable(
-    label_smoothing: float, centering_coef: float, calibration_samples: int, sampling: Sampling
-) -> None:
-    """Refuse what would fail in the first step, or behind the last one."""
-    require(0 <= label_smoothing < 0.5, "label_smoothing", "in [0, 0.5)", label_smoothing)
-    rule = "0 or more and finite"
-    require(0 <= centering_coef < inf, "centering_coef", rule, centering_coef)
+def _require_usable(calibration_samples: int, sampling: Sampling) -> None:
+    """Refuse what would fail behind the last step."""
     enough = calibration_samples >= LEAST_RESPONSES
     require(enough, "calibration_samples", f"{LEAST_RESPONSES} or more", calibration_samples)
     # Greedy responses are not what PPO samples, and scores are centred for PPO.
