@@ -26,6 +26,10 @@ MERGE = "tag:yaml.org,2002:merge"
 HOLDERS = ("model", "model.init_args", "data")
 
 
+class KeyTwice(yaml.MarkedYAMLError):
+    """A mapping has a key twice."""
+
+
 class OnceLoader(yaml.SafeLoader):
     """YAML's safe loader, which refuses a key that stands twice: YAML itself takes the last."""
 
@@ -36,7 +40,7 @@ class OnceLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True) if key_node.tag != MERGE else None
             if key in seen:
                 first = seen[key].line + 1
-                raise yaml.constructor.ConstructorError(
+                raise KeyTwice(
                     problem=f"{key} stands there twice, first in line {first}",
                     problem_mark=key_node.start_mark,
                 )
@@ -76,7 +80,8 @@ def read_config(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not YAML: {error.problem}") from None
+        fault = "" if isinstance(error, KeyTwice) else "not YAML: "
+        raise UserError(f"{path}{where}: {fault}{error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise UserError(f"{path}: not YAML: not text in UTF-8") from None
     if not isinstance(config, dict):

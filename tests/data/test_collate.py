@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -86,6 +87,27 @@ def test_a_taken_pair_keeps_both_sides() -> None:
     assert part.tokens.tolist() == [[1, 2, 0], [1, 3, 4]]
     assert part.response.tolist() == [[False, True, False], [False, True, True]]
     assert part.positions.tolist() == [3]
+
+
+def known(margin: float | None, preference: float | None, weight: float) -> PairExample:
+    record = Pair([], [], [], "f:1", {}, margin, preference)
+    return replace(pair([1, 2], [1, 3]), record=record, weight=weight)
+
+
+def labels(batch: PairBatch) -> list[list[float] | None]:
+    parts = (batch.margin, batch.preference, batch.weight)
+    return [None if part is None else part.tolist() for part in parts]
+
+
+def test_what_is_known_of_pairs_comes_along_and_where_it_is_not_has_no_effect() -> None:
+    batch = collate_pairs([(0, known(2.0, None, 0.5)), (1, known(None, 0.75, 1.0))])
+    assert labels(batch) == [[2.0, 0.0], [1.0, 0.75], [0.5, 1.0]]
+    assert labels(take(batch, [1])) == [[0.0], [0.75], [1.0]]
+
+
+def test_what_is_known_of_no_pair_is_none() -> None:
+    assert labels(PAIRS) == labels(take(PAIRS, [0])) == [None, None, None]
+    assert labels(collate_pairs([(0, known(0.0, None, 1.0))])) == [[0.0], None, None]
 
 
 def test_taken_prompts_lose_padding_on_the_left() -> None:

@@ -208,6 +208,53 @@ def test_a_value_out_of_range_is_refused_before_anything_is_read(
     assert str(caught.value) == error
 
 
+def test_a_split_that_nothing_would_read_is_refused_at_once(folder: Path) -> None:
+    file = str(folder / "data.jsonl")
+    for changes, message in (
+        ({"split": "test"}, f"data.split: test: {file} has no splits"),
+        ({"validation": file, "validation_split": "test"}, "data.validation_split: test"),
+        ({"validation_split": "test"}, "data.validation_split: test: held out is a share"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            data_module(folder, **changes)
+        assert caught.value.hint is not None
+
+
+def test_a_tie_between_two_formats_is_settled_by_data_format(folder: Path) -> None:
+    turns = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "2."}]
+    row = {"prompt": "3?", "completion": "4.", "messages": turns}
+    (folder / "data.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match="fits two formats"):
+        ready(folder, validation_fraction=0.0)
+    for name, question in (("messages", "1?"), ("prompt-completion", "3?")):
+        data = ready(folder, validation_fraction=0.0, format=name)
+        assert data.train.examples[0].record.prompt[0]["content"] == question
+
+
+def test_the_pairs_of_a_ranking_weigh_as_one_in_what_is_trained_on(folder: Path) -> None:
+    turns = [{"role": "user", "content": "1?"}]
+    entries = [
+        {"rank": n, "completion": [{"role": "assistant", "content": f"{n}."}]} for n in range(3)
+    ]
+    rows = [{"context": turns, "completions": entries[:count]} for count in (3, 2)]
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = ready(folder, kind="pairs", validation_fraction=0.0)
+    batch = next(iter(data.train_dataloader()))
+    assert sorted(set(batch.weight.tolist())) == pytest.approx([2 / 3, 2.0])
+
+
+def test_prompts_on_both_sides_are_counted_where_held_out_is_a_file_of_its_own(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = folder / "held_out.jsonl"
+    prompts = ("1? ", "2?", "new?")
+    file.write_text("".join(json.dumps({"prompt": p, "completion": "x"}) + "\n" for p in prompts))
+    ready(folder, validation=str(file))
+    assert "data: the prompts of 2 held-out records are trained on too" in capsys.readouterr().err
+    ready(folder)
+    assert "trained on too" not in capsys.readouterr().err
+
+
 def test_records_skipped_from_a_validation_file_are_counted_too(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

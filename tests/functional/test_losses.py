@@ -125,6 +125,21 @@ def test_swapping_a_pair_and_its_preference_changes_nothing() -> None:
     )
 
 
+def test_a_weight_multiplies_its_pair_whole_and_not_the_count() -> None:
+    chosen, rejected = torch.randn(2, 5, dtype=torch.float64)
+    weights = torch.tensor([1.0, 0.0, 2.0, 0.5, 1.0], dtype=torch.float64)
+
+    def loss(rows: slice, weights: torch.Tensor | None = None) -> float:
+        return bradley_terry_loss(
+            chosen[rows], rejected[rows], num_pairs=5, centering_coef=0.1, weights=weights
+        ).item()
+
+    alone = [loss(slice(row, row + 1)) for row in range(5)]
+    by_hand = sum(w * part for w, part in zip(weights.tolist(), alone, strict=True))
+    assert_close(loss(slice(0, 5), weights), by_hand)
+    assert loss(slice(0, 5), torch.ones(5, dtype=torch.float64)) == loss(slice(0, 5))
+
+
 def test_a_margin_is_a_handicap_of_the_chosen() -> None:
     chosen, rejected, margin = torch.randn(3, 9, dtype=torch.float64)
     assert_close(

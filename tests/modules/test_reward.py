@@ -1,6 +1,7 @@
 """What the reward stage does besides learning: its start, its scale, what it refuses."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,11 +27,12 @@ TEMPLATE = mistral_template()
 
 
 class Held:
-    """A data module with nothing but held-out pairs."""
+    """A data module with a few pairs, all of them held out."""
 
     def __init__(self, questions: tuple[str, ...]) -> None:
         pairs = [Pair(user(q), assistant("a"), assistant("b"), "here", {}) for q in questions]
         self.held_out = [PairExample([], [], [], [], pair) for pair in pairs]
+        self.train = SimpleNamespace(examples=self.held_out)
 
 
 @pytest.fixture
@@ -211,6 +213,7 @@ def test_fewer_than_two_held_out_records_are_refused_before_training(count: int)
         ({"label_smoothing": -0.1}, "label_smoothing must be in [0, 0.5), got -0.1"),
         ({"centering_coef": -1.0}, "centering_coef must be 0 or more and finite, got -1.0"),
         ({"centering_coef": float("inf")}, "centering_coef must be 0 or more and finite, got inf"),
+        ({"margin_coef": -1.0}, "margin_coef must be 0 or more and finite, got -1.0"),
         ({"calibration_samples": 1}, "calibration_samples must be 2 or more, got 1"),
         ({"micro_batch_tokens": 0}, "micro_batch_tokens must be 1 or more, got 0"),
         ({"max_rows": 0}, "max_rows must be 1 or more, got 0"),

@@ -14,6 +14,9 @@ OPTIMISATION = "modules/optimisation.py"
 ROLES = "modules/roles.py"
 SFT = "modules/sft.py"
 REWARD = "modules/reward.py"
+REWARD_UPDATE = "modules/reward_update.py"
+SPLITS = "data/splits.py"
+PREFERENCES = "data/preferences.py"
 ROLLOUT = "rollout.py"
 DECODE = "generation/decode.py"
 SAMPLER = "generation/sampler.py"
@@ -33,7 +36,10 @@ TESTS = {
     OPTIMISATION: ["modules/test_optimisation.py"],
     ROLES: ["modules/test_roles.py"],
     SFT: ["modules/test_splits.py"],
-    REWARD: ["modules/test_splits.py"],
+    REWARD: ["modules/test_reward_update.py", "modules/test_splits.py"],
+    REWARD_UPDATE: ["modules/test_reward_update.py", "modules/test_splits.py"],
+    SPLITS: ["data/test_splits.py"],
+    PREFERENCES: ["data/test_golden.py"],
     ROLLOUT: ["test_rollout.py", "modules/test_exact_optimum.py"],
     DECODE: ["generation/test_decode.py"],
     SAMPLER: ["generation/test_sampler.py"],

@@ -1,9 +1,10 @@
-"""Keys of PPO that are set and not read: for each one the fault that its default is taken."""
+"""Keys that are set and not read: for each one of PPO and of the reward's loss that fault."""
 
 from tests.mutants.change import (
     COLLECT,
     ESTIMATORS,
     PPO,
+    REWARD_UPDATE,
     UPDATE,
     Change,
     Mutant,
@@ -199,5 +200,48 @@ UNREAD = [
         PPO,
         'self.kl_coef = checkpoint["kl_coef"]',
         "self.kl_coef = self.objective.kl_coef",
+    ),
+    # -- the loss of the reward model ------------------------------------------------------------
+    unread(
+        "reward.margin_coef",
+        REWARD_UPDATE,
+        "margin=None if owed is None else self.margin_coef * owed.to(chosen),",
+        "margin=None,",
+    ),
+    unread(
+        "reward.margin_coef, where its size is concerned,",
+        REWARD_UPDATE,
+        "self.margin_coef * owed.to(chosen)",
+        "owed.to(chosen)",
+    ),
+    unread(
+        "reward.soft_labels",
+        REWARD_UPDATE,
+        "preference = batch.preference if self.soft_labels else None",
+        "preference = None",
+    ),
+    unread(
+        "reward.soft_labels, where it is off,",
+        REWARD_UPDATE,
+        "preference = batch.preference if self.soft_labels else None",
+        "preference = batch.preference",
+    ),
+    unread(
+        "reward.label_smoothing",
+        REWARD_UPDATE,
+        "label_smoothing=self.label_smoothing,",
+        "label_smoothing=0.0,",
+    ),
+    unread(
+        "reward.centering_coef",
+        REWARD_UPDATE,
+        "centering_coef=self.centering_coef,",
+        "centering_coef=0.01,",
+    ),
+    unread(
+        "the weight of a pair",
+        REWARD_UPDATE,
+        "weights=None if batch.weight is None else batch.weight.to(chosen),",
+        "weights=None,",
     ),
 ]
