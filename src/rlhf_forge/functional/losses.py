@@ -93,8 +93,7 @@ def bradley_terry_loss(
             for 1.
         centering_coef: Weight, 0 or more, of the pull of each pair's sum towards 0.
         label_smoothing: Share of labels, in [0, 0.5], taken to be the wrong way round.
-        weights: What each pair's loss is multiplied by, so that all pairs of one ranking may count
-            as one; None for 1.
+        weights: What each pair's loss is multiplied by, centering included; None for 1.
 
     Returns:
         Sum over the pairs given, divided by ``num_pairs``; 0 for none.
@@ -110,22 +109,17 @@ def bradley_terry_loss(
     if not 0 <= centering_coef < math.inf:
         raise ValueError(f"centering_coef must be a finite number, 0 or more: got {centering_coef}")
     if not 0 <= label_smoothing <= 0.5:
-        raise ValueError(
-            f"label_smoothing must be from 0 to 0.5: got {label_smoothing}; beyond, labels flip"
-        )
+        raise ValueError(f"label_smoothing must be from 0 to 0.5: got {label_smoothing}")
     if preference is None:
         preference = torch.ones_like(chosen_scores)
     elif not ((preference >= 0) & (preference <= 1)).all():
         low, high = preference.aminmax()
         raise ValueError(f"preference must be from 0 to 1: got values from {low} to {high}")
     wins = preference * (1 - label_smoothing) + (1 - preference) * label_smoothing
-    lead = chosen_scores - rejected_scores
-    if margin is not None:
-        lead = lead - margin
+    lead = chosen_scores - rejected_scores - (0 if margin is None else margin)
     losses = -wins * logsigmoid(lead) - (1 - wins) * logsigmoid(-lead)
     losses = losses + centering_coef * (chosen_scores + rejected_scores).square()
-    if weights is not None:
-        losses = losses * weights
+    losses = losses * (1 if weights is None else weights)
     return losses.sum() / divisor("num_pairs", len(losses) if num_pairs is None else num_pairs)
 
 
