@@ -30,7 +30,13 @@ run: x
 STAGES = {
     "sft": ("sft.SFTModule", "total_steps", "sampling", ""),
     "reward": ("reward.RewardModule", "total_steps", "sampling", ""),
-    "ppo": ("ppo.PPOModule", "total_iterations", "rollout", "    updates: {minibatch_size: 4}\n"),
+    # Two steps on ten pairs make no reward model that its card could vouch for.
+    "ppo": (
+        "ppo.PPOModule",
+        "total_iterations",
+        "rollout",
+        "    updates: {minibatch_size: 4}\n    accept_bad_card: true\n",
+    ),
 }
 PAIRS = [
     {"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": f"No {n * 7}!"}

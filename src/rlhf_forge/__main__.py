@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rlhf_forge.errors import UserError
-from rlhf_forge.words import COMMANDS, DRY_RUN, STAGES, USAGE, nearest
+from rlhf_forge.words import COMMANDS, DRY_RUN, STAGES, USAGE, form_of, nearest
 
 # A full disk, no permission, a read-only disk, a used-up quota: nothing for a traceback.
 FAULTS_OF_THE_DISK = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT}
@@ -112,7 +112,7 @@ def _run_command(word: str, rest: list[str]) -> int:
 
     from rlhf_forge.parsing import parsed_call
 
-    name = word.replace("-", "_")
+    name, rest = form_of(word, rest)
     function = getattr(import_module(f"rlhf_forge.commands.{name}"), name)
     return parsed_call(function, rest, word) or 0
 

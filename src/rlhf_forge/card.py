@@ -1,8 +1,10 @@
 """The model card of an artefact."""
 
+import re
 from pathlib import Path
 
 from rlhf_forge.artefact import Manifest
+from rlhf_forge.evaluation.report_card import ReportCard
 
 CARD = """---
 base_model: {base}
@@ -20,7 +22,7 @@ A LoRA adapter trained by the {stage} stage of rlhf_forge on `{base}`
 | metric | value |
 |---|---|
 {metrics}
-
+{report}
 Scores of a reward model are `(raw - {mean:.6g}) / {std:.6g}`; `forge.json` holds both numbers.
 
 ## Use
@@ -38,8 +40,20 @@ model = AutoPeftModelForSequenceClassification.from_pretrained("THIS_FOLDER", nu
 ```"""
 
 
-def write_card(manifest: Manifest, folder: Path) -> None:
-    """Write ``README.md`` from what the manifest knows."""
+REPORT = """
+## Report card: {verdict}
+
+On {n} held-out pairs. Intervals are at 95 %; `card.json` holds more, the most confident mistakes
+among it.
+
+| check | value | 95 % | n | verdict | why |
+|---|---|---|---|---|---|
+{checks}
+"""
+
+
+def write_card(manifest: Manifest, folder: Path, report: ReportCard | None = None) -> None:
+    """Write ``README.md`` from what the manifest knows, and the report card of a reward model."""
     parents = [f"Parent: {role} `{fp[:12]}`." for role, fp in manifest.parents.items()]
     metrics = [f"| {name} | {value:.4g} |" for name, value in sorted(manifest.metrics.items())]
     text = CARD.format(
@@ -51,6 +65,7 @@ def write_card(manifest: Manifest, folder: Path) -> None:
         ended=_ended(manifest),
         parents=" ".join(parents) or "No parents.",
         metrics="\n".join(metrics),
+        report="" if report is None else _report(report),
         mean=manifest.reward_mean,
         std=manifest.reward_std,
         use=USE_REWARD if manifest.stage == "reward" else USE_POLICY,
@@ -63,3 +78,18 @@ def _ended(manifest: Manifest) -> str:
     if manifest.kept_by:
         return f": the best of its run by {manifest.kept_by}, {steps}"
     return f", ended early {steps}" if manifest.steps < manifest.planned_steps else ""
+
+
+def _report(card: ReportCard) -> str:
+    rows = [
+        f"| {check.name} | {check.value:.3f} | {check.low:.3f} to {check.high:.3f} | {check.n} "
+        f"| {check.verdict} | {_cell(check.reason)} |"
+        for check in card.checks
+    ]
+    return REPORT.format(verdict=card.verdict, n=card.n, checks="\n".join(rows))
+
+
+def _cell(text: str) -> str:
+    """Text that may hold names from the data, as it stands in a cell of a Markdown table."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    return re.sub(r"([\\`*_{}\[\]<>()#!|&])", r"\\\1", line)

@@ -32,7 +32,7 @@ from rlhf_forge.modules.calibration import require_enough_held_out
 from rlhf_forge.modules.roles import expected_of
 from rlhf_forge.parsed_stage import ParsedStage
 from rlhf_forge.parsing import first_line
-from rlhf_forge.preflight import fitting_parents, require_place
+from rlhf_forge.preflight import fitting_parents, look_at_card, require_place
 from rlhf_forge.processes import processes_of, require_startable
 from rlhf_forge.run_folder import find_checkpoint, last_checkpoint, set_aside
 from rlhf_forge.stage_config import Best, class_at, length_of, missing_parents, one_line, parents_of
@@ -185,13 +185,16 @@ class ForgeCLI(ParsedStage):
         if self.stage == "reward":
             require_enough_held_out(len(self.datamodule.held_out))
         backbone = self.model.backbone_config
+        arguments = self.config.model.init_args
+        parents = parents_of(arguments)
         _, misfits = fitting_parents(
-            parents_of(self.config.model.init_args),
-            backbone.lora,
-            expected_of(backbone, self.datamodule.template),
+            parents, backbone.lora, expected_of(backbone, self.datamodule.template)
         )
         for misfit in misfits:
             raise misfit
+        told = look_at_card(parents, accepted=arguments.get("accept_bad_card"))
+        if told is not None:
+            _tell(told)
 
     @rank_zero_only
     def say(self, found: Any) -> None:

@@ -23,8 +23,9 @@ NOT_COMPUTED = (
 )
 NOT_COMPUTED_OF_DATA = ("workers",)
 PARENTS = ("sft", "reward")
-# What a function of the reward may take: longer, if a run is to go on that stopped at it.
-NOT_COMPUTED_OF_MODEL = ("reward_timeout",)
+# What a function of the reward may take: longer, if a run is to go on that stopped at it; and
+# whether a run may start.
+NOT_COMPUTED_OF_MODEL = ("reward_timeout", "accept_bad_card")
 # Keys of the data that may name a file or a folder.
 FILES = ("path", "validation", "chat_template")
 # Lightning's callbacks that only watch. Any other may end a run early or change what it learns.

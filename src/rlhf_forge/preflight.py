@@ -16,6 +16,7 @@ from rlhf_forge.data.module import PreferenceDataModule
 from rlhf_forge.data.sources import read_rows
 from rlhf_forge.data.tokenize import Example, PairExample
 from rlhf_forge.errors import UserError
+from rlhf_forge.evaluation.report_card import read_report
 from rlhf_forge.hub import base_folder, base_here
 from rlhf_forge.modules.roles import read_parent, require_its_reference
 
@@ -133,6 +134,39 @@ def fitting_parents(
         where = str(parents["reward"])
         findings.of(require_its_reference, scorer, manifest, sft, where=where)
     return {stage: weights for stage, (_, weights) in found.items()}, findings
+
+
+def look_at_card(parents: Mapping[str, Path], *, accepted: bool | None) -> str | None:
+    """What the report card says of the reward model that a stage optimises against, in one line.
+
+    Args:
+        parents: Artefact folder of each parent; those that are missing are passed over.
+        accepted: The key `accept_bad_card`; None for a stage that has none: it optimises against
+            no reward model.
+
+    Returns:
+        None if there is nothing to say.
+
+    Raises:
+        UserError: If the card is bad and that was not accepted, or the card is broken.
+    """
+    if accepted is None:
+        return None
+    folder = parents.get("reward")
+    if folder is None:
+        return "reward: functions only, so there is no report card"
+    if not (folder / MANIFEST).is_file():
+        return None
+    card = read_report(folder)
+    if card is None:
+        return f"reward: {folder} has no report card: trained before there were any"
+    told = "; ".join(f"{check.name}: {check.reason}" for check in card.of(card.verdict))
+    if card.verdict == "bad" and not accepted:
+        raise UserError(
+            f"{folder}: its report card is bad: {told}",
+            hint="train a better reward model, or set model.init_args.accept_bad_card to true",
+        )
+    return f"reward: report card {card.verdict}{f': {told}' if card.verdict != 'good' else ''}"
 
 
 def require_place(folder: Path) -> None:

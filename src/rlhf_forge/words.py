@@ -1,7 +1,7 @@
 """The words of the command line, and the help over all of them."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 STAGES = {
     "fit": "train one stage: SFT, reward model, DPO or PPO",
@@ -11,13 +11,15 @@ STAGES = {
 }
 COMMANDS = {
     "pipeline": "run all stages of a folder of configs, then evaluate and export",
-    "evaluate": "win rate, score, accuracy and KL of a policy against another",
+    "evaluate": "a policy against another; with --reward the report card of a reward model",
     "export": "write an adapter, or a merged model, for other tools",
     "chat": "talk to a trained policy, also from stdin",
     "serve": "answer OpenAI-style requests and score answers",
     "configs": "list the presets",
     "env": "versions and devices, for a bug report",
 }
+# A command that is another one with an option.
+FORMS = {"evaluate": ("--reward", "evaluate_reward")}
 # Behind fit; no key, as it is no part of what a run is.
 DRY_RUN = "--dry-run"
 
@@ -37,6 +39,14 @@ USAGE = "\n".join(
         "",
     ]
 )
+
+
+def form_of(word: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The function that a command line calls, and what it is called with."""
+    option, other = FORMS.get(word, (None, ""))
+    if option not in arguments:
+        return word.replace("-", "_"), list(arguments)
+    return other, [argument for argument in arguments if argument != option]
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -1,10 +1,11 @@
 """The artefact that a finished stage leaves behind."""
 
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,7 +16,11 @@ from rlhf_forge.backbone.adapter_files import write_adapter
 from rlhf_forge.callbacks.best import BestCheckpoint
 from rlhf_forge.callbacks.checkpoints import batches_done, batches_in, was_cut_short
 from rlhf_forge.card import write_card
+from rlhf_forge.data.tokenize import PairExample
 from rlhf_forge.errors import UserError
+from rlhf_forge.evaluation.card_evidence import MOST_PAIRS, gather
+from rlhf_forge.evaluation.card_making import report_card
+from rlhf_forge.evaluation.report_card import ReportCard, write_report
 from rlhf_forge.modules.goldens import golden_rows, golden_values, setup_name
 from rlhf_forge.modules.reward import RewardModule
 from rlhf_forge.modules.roles import data_of
@@ -72,7 +77,8 @@ class ArtefactWriter(Callback):
             pl_module.calibrate()
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "artefact"
-            write_artefact(pl_module, folder, self.fingerprint, ended)
+            report = _reported(pl_module) if isinstance(pl_module, RewardModule) else None
+            write_artefact(pl_module, folder, self.fingerprint, ended, report)
 
     def _metrics(self, trainer: Trainer) -> dict[str, float]:
         """The last value of each; a run that trains no more has those of its checkpoint."""
@@ -94,10 +100,23 @@ class Ended:
     kept_by: str = ""
 
 
-def write_artefact(module: Any, folder: Path, fingerprint: str, ended: Ended) -> None:
-    """Write the role a stage trained, its tokenizer, model card and manifest into ``folder``.
+def write_artefact(
+    module: Any,
+    folder: Path,
+    fingerprint: str,
+    ended: Ended,
+    report: ReportCard | None = None,
+) -> None:
+    """Write the role a stage trained, its tokenizer, cards and manifest into ``folder``.
 
     All is written beside the folder first, so that an artefact is whole or not there.
+
+    Args:
+        module: That trained it.
+        folder: Replaced if it is there.
+        fingerprint: Of the run.
+        ended: How.
+        report: Report card of a reward model.
     """
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -108,9 +127,24 @@ def write_artefact(module: Any, folder: Path, fingerprint: str, ended: Ended) ->
     tokenizer.save_pretrained(unfinished)
     manifest = _manifest(module, fingerprint, ended)
     write_manifest(manifest, unfinished)
-    write_card(manifest, unfinished)
+    if report is not None:
+        write_report(report, unfinished)
+    write_card(manifest, unfinished, report)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.replace(folder)
+
+
+@torch.no_grad()
+def _reported(module: RewardModule) -> ReportCard:
+    """The report card of a trained reward model; its verdict is told, and logged."""
+    pairs = cast("list[PairExample]", data_of(module).held_out[:MOST_PAIRS])
+    card = report_card(gather(module.backbone, module.role, module.template, pairs))
+    for logger in module.trainer.loggers:
+        logger.log_metrics({"card/bad_checks": len(card.of("bad"))}, batches_done(module.trainer))
+    found = [f"{check.verdict}: {check.name}: {check.reason}\n" for check in card.of(card.verdict)]
+    sys.stderr.write(f"report card: {card.verdict}\n")
+    sys.stderr.writelines(found if card.verdict != "good" else [])
+    return card
 
 
 def _manifest(module: Any, fingerprint: str, ended: Ended) -> Manifest:

@@ -19,6 +19,7 @@ from rlhf_forge.preflight import (
     as_size,
     fitting_parents,
     longest_of,
+    look_at_card,
     read_data,
     require_place,
     require_space,
@@ -93,12 +94,14 @@ def look_at_contents(
         findings.of(require_enough_held_out, len(data.held_out))
     if base is None or module is None:
         return data, None
+    arguments = config.model.init_args
+    parents = parents_of(arguments)
+    findings.of(look_at_card, parents, accepted=arguments.get("accept_bad_card"))
     samples = stage.stage in SAMPLING_STAGES
     findings += mistakes_in_lengths(config, context=context_of(base.name), samples=samples)
     lora = module.backbone_config.lora
     rank = (lora or LoraSpec()).r
     if data is not None:
-        parents = parents_of(config.model.init_args)
         template = data.template
         expected = Expected(base.fingerprint, template.tokenizer_hash, template.hash)
         adapters, misfits = fitting_parents(parents, lora, expected)
@@ -125,6 +128,10 @@ def told(stage: Rehearsal, data: PreferenceDataModule, writes: Writes) -> Iterat
         f"rows: {len(data.train.examples)} to train on, {len(data.held_out)} held out, "
         f"the longest of {longest_of(data)} tokens"
     )
+    arguments = config.model.init_args
+    card = look_at_card(parents_of(arguments), accepted=arguments.get("accept_bad_card"))
+    if card is not None:
+        yield card
     what = "iterations" if stage.stage == "ppo" else "steps"
     yield f"{what}: {length_of(config.model)}, of {data.batch_size} rows each"
     yield (

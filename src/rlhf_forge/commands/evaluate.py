@@ -30,6 +30,8 @@ def evaluate(  # noqa: PLR0913 - an argument is an option
 ) -> None:
     """Win rate of a policy over another, with what each answers.
 
+    With --reward it is another command: the report card of a reward model on pairs.
+
     Args:
         policy: Artefact folder of the policy, such as lightning_logs/RUN/ppo/artefact.
         against: Artefact folder of the policy it is compared with, and KL is measured from: SFT's;
@@ -49,7 +51,7 @@ def evaluate(  # noqa: PLR0913 - an argument is an option
     from rlhf_forge.data.functions import load_function
     from rlhf_forge.evaluation.duel import Duel, find_lineup
 
-    _require(number=(number, 1), seed=(seed, 0), data_seed=(data_seed, 0))
+    require_least(number=(number, 1), seed=(seed, 0), data_seed=(data_seed, 0))
     sampling = _sampling(temperature, max_new_tokens)
     function = judge if ":" in judge else None
     if function is not None:
@@ -66,8 +68,12 @@ def evaluate(  # noqa: PLR0913 - an argument is an option
     _show(duel.result(), as_json=json)
 
 
-def _require(**options: tuple[int, int]) -> None:
-    """Refuse a value below its least."""
+def require_least(**options: tuple[int, int]) -> None:
+    """Refuse a value below its least.
+
+    Raises:
+        UserError: Naming the option.
+    """
     for name, (value, least) in options.items():
         if value < least:
             raise UserError(f"--{name}: must be {least} or more, got {value}")

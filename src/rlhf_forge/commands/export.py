@@ -102,9 +102,10 @@ def _write_adapter(manifest: "Manifest", artefact: Path, out: Path, base: "Backb
         memory_bytes,
     )
     from rlhf_forge.card import write_card
+    from rlhf_forge.evaluation.report_card import read_report
 
     export_adapter(artefact, out, base=base.path)
-    write_card(manifest, out)
+    write_card(manifest, out, read_report(artefact))
     if manifest.stage == "reward":
         _tell_scale(manifest, artefact)
     needed = float32_bytes(base.path)

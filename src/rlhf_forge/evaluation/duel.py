@@ -9,6 +9,7 @@ import torch
 
 from rlhf_forge.artefact import (
     Expected,
+    Manifest,
     check_fits,
     read_manifest,
     reference_of,
@@ -75,15 +76,7 @@ def find_lineup(policy: Path, against: Path | None, judge: Path | None) -> Lineu
         UserError: If one is missing or of the wrong stage, or they do not share base, tokenizer
             and template, or the base here is not theirs.
     """
-    manifest = read_manifest(policy)
-    require_stage(manifest, policy, *POLICY_STAGES)
-    template = load_template(str(policy), "tokenizer")
-    expected = Expected(
-        base_fingerprint=content_fingerprint(base_folder(manifest.base)),
-        tokenizer_hash=template.tokenizer_hash,
-        template_hash=template.hash,
-    )
-    check_fits(manifest, expected, policy)
+    manifest, template, expected = _opened(policy, *POLICY_STAGES)
     adapters: dict[str, Path | None] = {"policy": policy, "against": against}
     if against is not None:
         _require(against, expected, *POLICY_STAGES)
@@ -95,6 +88,40 @@ def find_lineup(policy: Path, against: Path | None, judge: Path | None) -> Lineu
             adapters["reference"] = reference_of(judge, near=near)
     base = BackboneConfig(manifest.base, precision_named(manifest.precision))
     return Lineup(base, template, adapters)
+
+
+def find_scorer(reward: Path) -> Lineup:
+    """A reward model, in the role reward, and what it reads likelihoods of.
+
+    Args:
+        reward: Artefact of the reward model.
+
+    Raises:
+        UserError: If it is missing or none, or the base here is not its own.
+    """
+    manifest, template, expected = _opened(reward, "reward")
+    adapters: dict[str, Path | None] = {"reward": reward}
+    if reads_likelihoods(reward):
+        reference = reference_of(reward)
+        if reference is not None:
+            _require(reference, expected, "sft")
+        adapters["reference"] = reference
+    base = BackboneConfig(manifest.base, precision_named(manifest.precision))
+    return Lineup(base, template, adapters)
+
+
+def _opened(folder: Path, *stages: str) -> tuple[Manifest, ChatTemplate, Expected]:
+    """The manifest of an artefact that the base here fits, its template, what others must fit."""
+    manifest = read_manifest(folder)
+    require_stage(manifest, folder, *stages)
+    template = load_template(str(folder), "tokenizer")
+    expected = Expected(
+        base_fingerprint=content_fingerprint(base_folder(manifest.base)),
+        tokenizer_hash=template.tokenizer_hash,
+        template_hash=template.hash,
+    )
+    check_fits(manifest, expected, folder)
+    return manifest, template, expected
 
 
 def _require(folder: Path, expected: Expected, *stages: str) -> None:

@@ -5,8 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 
+import torch
+from torchmetrics.functional import spearman_corrcoef
+
 # Two-sided 95 %.
 Z95 = NormalDist().inv_cdf(0.975)
+# Fewer ranks have no interval.
+LEAST_RANKED = 4
 
 
 @dataclass(frozen=True)
@@ -66,3 +71,48 @@ def wins_of(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """1 where ours is higher, 0.5 where equal, else 0."""
     pairs = zip(ours, theirs, strict=True)
     return [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval.
+
+    Attributes:
+        value: The number.
+        low: Lower end.
+        high: Upper end.
+        n: Number of cases.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def difference_of(values: Sequence[float]) -> Estimate:
+    """Mean of numbers from -1 to 1, with the interval of as many that are all at an end.
+
+    It is Wilson's of (1 + value) / 2: too wide where values lie between, and never a mere point
+    because a few of them happen to agree.
+    """
+    share = share_of([(1 + value) / 2 for value in values])
+    return Estimate(2 * share.value - 1, 2 * share.low - 1, 2 * share.high - 1, share.n)
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> Estimate:
+    """Spearman's correlation with its interval; 0 where one side is constant.
+
+    Source: Bonett & Wright 2000, https://doi.org/10.1007/BF02294183, for the interval.
+    """
+    n = len(first)
+    if n < LEAST_RANKED:
+        return Estimate(0.0, -1.0, 1.0, n)
+    sides = (torch.tensor(side, dtype=torch.float64) for side in (first, second))
+    value = float(spearman_corrcoef(*sides))
+    # So few ranks that agree by chance would leave no interval at all.
+    shown = max(1 / n - 1, min(1 - 1 / n, value))
+    wide = Z95 * math.sqrt((1 + shown**2 / 2) / (n - 3))
+    centre = math.atanh(shown)
+    low, high = math.tanh(centre - wide), math.tanh(centre + wide)
+    return Estimate(value, min(value, low), max(value, high), n)

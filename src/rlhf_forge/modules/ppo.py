@@ -88,6 +88,7 @@ class PPOModule(LightningModule):
             list of terms {source, weight} that are added, at most one of them an artefact. With
             functions only the critic knows nothing at first: set updates.value_warmup_iterations.
         reward_timeout: Seconds that a function of reward may take for one iteration.
+        accept_bad_card: Start though the report card of the reward model is bad.
         reference: sft, or base where one starts from an instruct model without an SFT stage.
         total_iterations: Rollouts of the run.
         rollout: How responses are sampled.
@@ -107,6 +108,7 @@ class PPOModule(LightningModule):
         sft: str | None = None,
         reward: list[RewardTerm] | str | None = None,
         reward_timeout: float = 60.0,
+        accept_bad_card: bool = False,
         reference: Literal["sft", "base"] = "sft",
         total_iterations: int = 200,
         rollout: RolloutSettings = RolloutSettings(),
@@ -123,6 +125,7 @@ class PPOModule(LightningModule):
         self.backbone_config = backbone
         self.sft, self.reference = sft, reference
         self.reward = Reward(terms_of(reward), reward_timeout)
+        self.accept_bad_card = accept_bad_card
         self.total_iterations = total_iterations
         self.objective = objective
         self.update_settings = updates
