@@ -21,7 +21,7 @@ from rlhf_forge.data.formats import FORMATS
 from rlhf_forge.data.loading import records_of
 from rlhf_forge.errors import UserError
 from rlhf_forge.parsing import parsed_call
-from rlhf_forge.words import COMMANDS, STAGES
+from rlhf_forge.words import COMMANDS, STAGES, form_of
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "rlhf_forge"
@@ -167,7 +167,7 @@ def test_a_command_on_a_page_parses(words: list[str]) -> None:
     if word in {"--help", "-h"}:
         return
     assert word in COMMANDS
-    name = word.replace("-", "_")
+    name, rest = form_of(word, rest)
     function = getattr(import_module(f"rlhf_forge.commands.{name}"), name)
 
     @functools.wraps(function)

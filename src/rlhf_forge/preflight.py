@@ -159,14 +159,17 @@ def look_at_card(parents: Mapping[str, Path], *, accepted: bool | None) -> str |
         return None
     card = read_report(folder)
     if card is None:
-        return f"reward: {folder} has no report card: trained before there were any"
-    told = "; ".join(f"{check.name}: {check.reason}" for check in card.of(card.verdict))
+        shown = f"python -m rlhf_forge evaluate --reward {folder} PAIRS"
+        return f"reward: no report card in {folder}; `{shown}` prints one"
+    told: str = card.verdict
+    if found := card.of(card.verdict) if card.verdict != "good" else []:
+        told += f" ({', '.join(check.name for check in found)}): {found[0].reason}"
     if card.verdict == "bad" and not accepted:
         raise UserError(
-            f"{folder}: its report card is bad: {told}",
+            f"{folder}: its report card is {told}",
             hint="train a better reward model, or set model.init_args.accept_bad_card to true",
         )
-    return f"reward: report card {card.verdict}{f': {told}' if card.verdict != 'good' else ''}"
+    return f"reward: report card {told}"
 
 
 def require_place(folder: Path) -> None:

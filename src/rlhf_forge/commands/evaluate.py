@@ -28,9 +28,7 @@ def evaluate(  # noqa: PLR0913 - an argument is an option
     data_seed: int = 0,
     json: bool = False,
 ) -> None:
-    """Win rate of a policy over another, with what each answers.
-
-    With --reward it is another command: the report card of a reward model on pairs.
+    """Win rate of a policy over another; with --reward the report card of a reward model.
 
     Args:
         policy: Artefact folder of the policy, such as lightning_logs/RUN/ppo/artefact.

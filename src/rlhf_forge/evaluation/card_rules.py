@@ -39,11 +39,11 @@ class Rule:
 
 _ABOVE_CHANCE = Rule(f"the interval lies above {CHANCE}", f"the interval lies below {CHANCE}")
 _SPOILT = Rule(
-    f"{LEAST_SPOILT} or more score below, and the interval lies above {CHANCE}",
+    f"{LEAST_SPOILT} or more, and the interval lies above {CHANCE}",
     f"the interval reaches {CHANCE}",
 )
 _PADDED = Rule(
-    f"{LEAST_PADDED} or more score below",
+    f"{LEAST_PADDED} or more",
     f"the interval lies below {BAD_PADDED}, and the mean gain is {BAD_GAIN} or more",
 )
 RULES: dict[str, Rule] = {
