@@ -11,7 +11,7 @@ STAGES = {
 }
 COMMANDS = {
     "pipeline": "run all stages of a folder of configs, then evaluate and export",
-    "evaluate": "a policy against another; with --reward the report card of a reward model",
+    "evaluate": "a policy against another; --reward: report card of a reward model",
     "export": "write an adapter, or a merged model, for other tools",
     "chat": "talk to a trained policy, also from stdin",
     "serve": "answer OpenAI-style requests and score answers",
