@@ -188,7 +188,9 @@ def require_place(folder: Path) -> None:
         )
 
 
-def require_space(folder: Path, base: Base, *, rank: int, roles: int, checkpoints: int) -> Writes:
+def require_space(
+    folder: Path, base: Base, *, rank: int, roles: int, checkpoints: int, members: int = 1
+) -> Writes:
     """What a run writes, if there is room for it.
 
     Args:
@@ -197,6 +199,7 @@ def require_space(folder: Path, base: Base, *, rank: int, roles: int, checkpoint
         rank: r of the adapters that it trains.
         roles: How many it trains.
         checkpoints: How many stay.
+        members: How many of the roles are in the artefact.
 
     Raises:
         UserError: If there is not.
@@ -205,7 +208,7 @@ def require_space(folder: Path, base: Base, *, rank: int, roles: int, checkpoint
     tokenizer = sum(path.stat().st_size for path in base.folder.glob("tokenizer*"))
     free = shutil.disk_usage(_nearest_that_exists(folder)).free
     checkpoint = NUMBERS_PER_WEIGHT * roles * adapter
-    writes = Writes(checkpoint, checkpoints + 1, adapter + tokenizer, free)
+    writes = Writes(checkpoint, checkpoints + 1, members * adapter + tokenizer, free)
     if writes.total > free:
         raise UserError(
             f"{folder}: the run writes up to {as_size(writes.total)}, and {as_size(free)} are free",

@@ -19,6 +19,7 @@ from rlhf_forge import ranks
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.scoring import row_width, score, values_before
 from rlhf_forge.data.collate import micro_batches, own_micro_batches
+from rlhf_forge.functional.ensembles import ensemble_score
 from rlhf_forge.randomness import generator
 
 
@@ -146,6 +147,7 @@ def score_rollout(
     *,
     batches: Sequence[Sequence[int]],
     temperature: float,
+    together: Callable[[Tensor], Tensor] = ensemble_score,
 ) -> Rollout:
     """What policy, reference, critic and reward model make of sampled responses.
 
@@ -159,6 +161,7 @@ def score_rollout(
             micro-batches of the first epoch, the first update sees the very same numbers and its
             ratio is exactly 1.
         temperature: The responses were sampled at.
+        together: Makes one score of those of an ensemble's members.
     """
     blank = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
     rollout = Rollout(
@@ -188,7 +191,9 @@ def score_rollout(
         rollout.ref_log_probs[rows, :width] = reference
         if "reward" in backbone.roles:
             at_one = reference if temperature == 1.0 else None
-            rollout.scores[rows] = score(backbone, part, targets, ref_log_probs=at_one)
+            rollout.scores[rows] = score(
+                backbone, part, targets, ref_log_probs=at_one, together=together
+            )
     return rollout
 
 

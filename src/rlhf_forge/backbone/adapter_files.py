@@ -19,6 +19,7 @@ from rlhf_forge.errors import UserError
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 HEAD = "head.safetensors"
+MEMBER = "member_"
 PEFT_PREFIX = "base_model.model."
 # Where stock AutoModelForSequenceClassification under peft looks for a reward model's head.
 PEFT_HEAD = "base_model.model.score.weight"
@@ -41,18 +42,21 @@ class AdapterWeights:
         lora: The shape they have.
         pairs: For each adapted layer, by its name in the base model: A [r, in] and B [out, r].
         head: The scalar head; None if the role has none.
+        members: The other members of an ensemble that this is the first of.
     """
 
     lora: LoraSpec
     pairs: dict[str, tuple[Float[Tensor, "rank inner"], Float[Tensor, "outer rank"]]]
     head: HeadWeights | None = None
+    members: tuple["AdapterWeights", ...] = ()
 
 
 def write_adapter(weights: AdapterWeights, folder: Path, *, base: str) -> None:
     """Write ``weights`` into ``folder`` as peft writes them, the head beside them.
 
     A role with a head is written as a sequence classifier with one label, so that its raw scores
-    come out of stock transformers + peft too.
+    come out of stock transformers + peft too. The other members of an ensemble are adapters of
+    their own, in folders within.
 
     Args:
         weights: What to write.
@@ -77,6 +81,8 @@ def write_adapter(weights: AdapterWeights, folder: Path, *, base: str) -> None:
         base_model_name_or_path=base,
         inference_mode=True,
     ).save_pretrained(str(folder))
+    for number, member in enumerate(weights.members, start=1):
+        write_adapter(member, folder / f"{MEMBER}{number}", base=base)
 
 
 def read_adapter(folder: Path) -> AdapterWeights:
@@ -106,7 +112,22 @@ def read_adapter(folder: Path) -> AdapterWeights:
         pairs[name] = (down, up)
     if tensors:
         raise UserError(f"{folder / WEIGHTS}: not a plain LoRA adapter: holds {min(tensors)}")
-    return AdapterWeights(lora, pairs, head)
+    members = tuple(read_adapter(member) for member in member_folders(folder))
+    return AdapterWeights(lora, pairs, head, members)
+
+
+def member_folders(folder: Path) -> list[Path]:
+    """Where the other members of an ensemble lie, in their order; empty for a single adapter.
+
+    Raises:
+        UserError: If one is missing in between.
+    """
+    there = {path.name for path in folder.glob(f"{MEMBER}*")}
+    found = [folder / f"{MEMBER}{number}" for number in range(1, len(there) + 1)]
+    for path in found:
+        if path.name not in there:
+            raise UserError(f"{path}: missing, of an ensemble of {len(there) + 1}")
+    return found
 
 
 def reads_likelihoods(folder: Path) -> bool:

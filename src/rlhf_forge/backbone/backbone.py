@@ -81,6 +81,8 @@ class Backbone(nn.Module):
         if weights.head is not None:
             self.heads[role] = ScalarHead(weights.head, self.device).requires_grad_(trainable)
         self.roles.add(role)
+        for number, member in enumerate(weights.members, start=1):
+            self.add_role(f"{role}~{number}", member, trainable=trainable)
 
     def add_bare_role(self, role: str) -> None:
         """Let ``role`` be the base itself, without any adapter."""

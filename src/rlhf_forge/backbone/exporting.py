@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from rlhf_forge.backbone.adapter_files import CONFIG, read_adapter
+from rlhf_forge.backbone.adapter_files import CONFIG, member_folders, read_adapter
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig, Precision
 from rlhf_forge.backbone.loading import load_base
@@ -45,9 +45,10 @@ def export_adapter(artefact: Path, out: Path, *, base: str) -> None:
     shutil.copytree(artefact, out)
     if not Path(base).expanduser().is_dir() and ":" not in base:
         return
-    config = json.loads((out / CONFIG).read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = str(base_folder(base).resolve())
-    (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    for folder in (out, *member_folders(out)):
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = str(base_folder(base).resolve())
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def compare_with_stock(folder: Path, rows: Sequence[Row], *, base: str) -> Difference:

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from rlhf_forge.artefact import Golden, Manifest, write_manifest
 from rlhf_forge.backbone.adapter_files import write_adapter
+from rlhf_forge.backbone.scoring import ensemble_of
 from rlhf_forge.callbacks.best import BestCheckpoint
 from rlhf_forge.callbacks.checkpoints import batches_done, batches_in, was_cut_short
 from rlhf_forge.card import write_card
@@ -120,7 +121,7 @@ def write_artefact(
     """
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    weights = module.backbone.weights_of(module.role)
+    weights = ensemble_of(module.backbone, module.role)
     write_adapter(weights, unfinished, base=module.backbone_config.path)
     tokenizer = module.template.tokenizer
     tokenizer.chat_template = module.template.text

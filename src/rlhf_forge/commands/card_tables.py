@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf_forge.evaluation.card_rules import Check
-from rlhf_forge.evaluation.report_card import Mistake, ReportCard
+from rlhf_forge.evaluation.report_card import Disagreement, Mistake, ReportCard
 from rlhf_forge.evaluation.statistics import Share
 
 COLOURS = {"good": "green", "doubtful": "yellow", "bad": "red"}
@@ -23,6 +23,8 @@ def print_card(card: ReportCard) -> None:
         told = f"{check.verdict}: {check.name}: {check.reason} ({check.threshold})"
         console.print(plain(told))
     console.print(_facts(card), highlight=False)
+    if card.disagreement is not None:
+        console.print(_members(card.disagreement), highlight=False)
     console.print(_shares("length", card.length_gaps))
     if card.sources:
         console.print(_shares("source", card.sources))
@@ -60,6 +62,16 @@ def _facts(card: ReportCard) -> str:
         f"{card.margin_median:+.3f}\n"
         f"NLL {found.nll:.3f} nats a pair, {found.nll_fitted:.3f} at temperature "
         f"{found.temperature:.2g}; guessing is 0.693"
+    )
+
+
+def _members(found: Disagreement) -> str:
+    each = ", ".join(f"{accuracy:.3f}" for accuracy in found.accuracies)
+    return (
+        f"{len(found.accuracies)} members, right {each} each; spread {found.spread:.3f}; they part "
+        f"on {found.split.value:.1%} of the pairs\n"
+        f"and are right {found.accuracy_split.value:.3f} there, "
+        f"{found.accuracy_agreed.value:.3f} where they agree"
     )
 
 

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from rlhf_forge.artefact import MANIFEST, Expected
@@ -108,10 +109,17 @@ def look_at_contents(
         findings += misfits
         rank = max([weights.lora.r for weights in adapters.values()], default=rank)
     roles = len(module.trained_roles) if module.stage == "ppo" else 1
-    kept = config.keep_checkpoints + (config.keep_best is not None)
-    return data, findings.of(
-        lambda: require_space(stage.folder, base, rank=rank, roles=roles, checkpoints=kept)
+    members = module.ensemble if module.stage == "reward" else 1
+    space = partial(
+        require_space,
+        stage.folder,
+        base,
+        rank=rank,
+        roles=members * roles,
+        members=members,
+        checkpoints=config.keep_checkpoints + (config.keep_best is not None),
     )
+    return data, findings.of(space)
 
 
 def told(stage: Rehearsal, data: PreferenceDataModule, writes: Writes) -> Iterator[str]:

@@ -1,15 +1,16 @@
 """What a report card is computed from: held-out pairs and probes, scored."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.data.records import Pair
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import PairExample
 from rlhf_forge.evaluation.probes import probe_scores
-from rlhf_forge.evaluation.reward_accuracy import PairScores, score_pairs
+from rlhf_forge.evaluation.reward_accuracy import PairScores, labelled, scores_by_member
 from rlhf_forge.evaluation.statistics import wins_of
+from rlhf_forge.functional.ensembles import ensemble_score
 
 # After training: accuracy known to 0.05 or so, for some 600 + 300 rows to score.
 MOST_PAIRS, MOST_PROBED = 300, 48
@@ -26,6 +27,7 @@ class Evidence:
         records: The pairs as they were read.
         gains: For each probe its score less that of the demonstration, prompt by prompt.
         unit: What 1 is in the raw scores that the loss trained, in nats.
+        members: The same scores by each member of an ensemble; empty if it is none.
     """
 
     scores: PairScores
@@ -34,6 +36,7 @@ class Evidence:
     records: list[Pair]
     gains: dict[str, list[float]]
     unit: float = 1.0
+    members: list[PairScores] = field(default_factory=list)
 
     @property
     def wins(self) -> list[float]:
@@ -99,7 +102,9 @@ def gather(
         pairs: Held out.
         probed: At most so many pairs, the first ones, are made probes of.
     """
-    scores = score_pairs(backbone, role, pairs)
+    by_member = scores_by_member(backbone, role, pairs).flatten(1)
+    scores = labelled(ensemble_score(by_member), pairs)
+    members = [labelled(own, pairs) for own in by_member] if len(by_member) > 1 else []
     records = [pair.record for pair in pairs]
     probes = probe_scores(backbone, role, template, records[:probed])
     gains = {
@@ -112,7 +117,8 @@ def gather(
     }
     lengths = [(sum(pair.chosen_response), sum(pair.rejected_response)) for pair in pairs]
     sources = [source_of(record) for record in records]
-    return Evidence(scores, lengths, sources, records, gains, unit=float(backbone.head(role).std))
+    unit = float(backbone.head(role).std)
+    return Evidence(scores, lengths, sources, records, gains, unit, members)
 
 
 def source_of(record: Pair) -> str | None:

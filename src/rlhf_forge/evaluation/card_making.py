@@ -3,7 +3,8 @@
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from statistics import fmean, median
+from dataclasses import replace
+from statistics import fmean, median, stdev
 
 from rlhf_forge.data.records import Conversation
 from rlhf_forge.evaluation.card_evidence import Evidence
@@ -21,13 +22,14 @@ from rlhf_forge.evaluation.card_rules import (
 )
 from rlhf_forge.evaluation.probes import SPOILT
 from rlhf_forge.evaluation.reliability import reliability_of
-from rlhf_forge.evaluation.report_card import Histogram, Mistake, Probe, ReportCard
+from rlhf_forge.evaluation.report_card import Disagreement, Histogram, Mistake, Probe, ReportCard
 from rlhf_forge.evaluation.statistics import (
     Share,
     difference_of,
     mean_of,
     rank_correlation,
     share_of,
+    wins_of,
 )
 
 HISTOGRAM_BINS = 12
@@ -81,6 +83,7 @@ def report_card(evidence: Evidence) -> ReportCard:
         margin_median=median(margins) if margins else 0.0,
         probes=probes,
         mistakes=_mistakes(evidence),
+        disagreement=_disagreement(evidence) if evidence.members else None,
     )
 
 
@@ -130,6 +133,22 @@ def _histogram(chosen: Sequence[float], rejected: Sequence[float]) -> Histogram:
 
     edges = [low + width * place for place in range(HISTOGRAM_BINS + 1)]
     return Histogram(edges, counts(chosen), counts(rejected))
+
+
+def _disagreement(evidence: Evidence) -> Disagreement:
+    orders = [wins_of(member.first, member.second) for member in evidence.members]
+    split = [float(len(set(order)) > 1) for order in zip(*orders, strict=True)]
+    answers = zip(*([*member.first, *member.second] for member in evidence.members), strict=True)
+    apart: dict[float, list[float]] = {0.0: [], 1.0: []}
+    for win, parted in zip(evidence.wins, split, strict=True):
+        apart[parted].append(win)
+    return Disagreement(
+        accuracies=[mean_of(replace(evidence, scores=m).wins).value for m in evidence.members],
+        spread=mean_of([stdev(scores) for scores in answers]).value,
+        split=share_of(split),
+        accuracy_agreed=share_of(apart[0.0]),
+        accuracy_split=share_of(apart[1.0]),
+    )
 
 
 def _mistakes(evidence: Evidence) -> list[Mistake]:

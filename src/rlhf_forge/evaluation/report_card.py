@@ -45,6 +45,25 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Disagreement:
+    """Where the members of an ensemble part.
+
+    Attributes:
+        accuracies: Of each member.
+        spread: Standard deviation of their scores of an answer, mean over all answers.
+        split: Share of pairs that they do not all order alike.
+        accuracy_agreed: Accuracy of the ensemble on the other pairs.
+        accuracy_split: And on these.
+    """
+
+    accuracies: list[float]
+    spread: float
+    split: Share
+    accuracy_agreed: Share
+    accuracy_split: Share
+
+
+@dataclass(frozen=True)
 class Mistake:
     """A pair on which model and label disagree.
 
@@ -82,6 +101,7 @@ class ReportCard:
         margin_median: Its median.
         probes: By name.
         mistakes: The most confident ones.
+        disagreement: Of an ensemble; None if it is none.
         format: Version of this file.
     """
 
@@ -101,6 +121,7 @@ class ReportCard:
     margin_median: float
     probes: dict[str, Probe]
     mistakes: list[Mistake]
+    disagreement: Disagreement | None = None
     format: int = FORMAT
 
     def of(self, verdict: Verdict) -> list[Check]:

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from rlhf_forge.backbone.backbone import Backbone
-from rlhf_forge.backbone.scoring import score
+from rlhf_forge.backbone.scoring import member_scores, members_of
 from rlhf_forge.data.collate import collate_pairs, micro_batches, take
 from rlhf_forge.data.tokenize import PairExample
 from rlhf_forge.evaluation.statistics import mean_of, share_of, wins_of
+from rlhf_forge.functional.ensembles import ensemble_score
 
 MAX_TOKENS = 16_384
 
@@ -65,21 +68,34 @@ def score_pairs(backbone: Backbone, role: str, pairs: Sequence[PairExample]) -> 
 
     The ceiling comes from their field ``agreement``, if they have it.
     """
+    return labelled(ensemble_score(scores_by_member(backbone, role, pairs).flatten(1)), pairs)
+
+
+def labelled(scores: Float[Tensor, "two_pairs"], pairs: Sequence[PairExample]) -> PairScores:
+    """Scores, those of all chosen answers before those of the others, with the pairs' labels."""
+    agreement = [_share(pair.record.fields.get("agreement")) for pair in pairs]
+    chosen, rejected = scores.view(2, -1).tolist()
+    return PairScores(chosen, rejected, [1.0] * len(pairs), agreement)
+
+
+@torch.no_grad()
+def scores_by_member(
+    backbone: Backbone, role: str, pairs: Sequence[PairExample]
+) -> Float[Tensor, "members two pairs"]:
+    """What each member of an ensemble gives chosen and rejected answers; of one model its own."""
     batch = collate_pairs(list(enumerate(pairs)))
     longer = batch.mask.sum(-1).view(2, -1).amax(0).tolist()
-    scores = torch.empty(2, len(pairs))
-    with torch.no_grad():
-        for rows in micro_batches(longer, max_tokens=MAX_TOKENS // 2):
-            part = take(batch, rows)
-            values = score(
-                backbone,
-                part.tokens.to(backbone.device),
-                part.response.to(backbone.device),
-                role=role,
-            )
-            scores[:, rows] = values.view(2, -1).cpu()
-    agreement = [_share(pair.record.fields.get("agreement")) for pair in pairs]
-    return PairScores(scores[0].tolist(), scores[1].tolist(), [1.0] * len(pairs), agreement)
+    scores = torch.empty(len(members_of(backbone, role)), 2, len(pairs))
+    for rows in micro_batches(longer, max_tokens=MAX_TOKENS // 2):
+        part = take(batch, rows)
+        values = member_scores(
+            backbone,
+            part.tokens.to(backbone.device),
+            part.response.to(backbone.device),
+            role=role,
+        )
+        scores[:, :, rows] = values.view(len(scores), 2, -1).cpu()
+    return scores
 
 
 def _share(told: object) -> float | None:

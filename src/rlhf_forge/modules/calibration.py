@@ -1,5 +1,6 @@
 """The scale of a reward model: which score counts as 0, and which distance as 1."""
 
+from collections.abc import Callable
 from functools import partial
 from math import isfinite
 
@@ -7,10 +8,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlhf_forge.backbone.backbone import Backbone
-from rlhf_forge.backbone.scoring import reference_surprise, scalar_at_end
+from rlhf_forge.backbone.scoring import members_of, reference_surprise, scalar_at_end, score
 from rlhf_forge.errors import UserError
 from rlhf_forge.generation.rows import per_row
 
+Scorer = Callable[[Tensor, Tensor], Tensor]
 # A standard deviation needs two.
 LEAST_RESPONSES = 2
 
@@ -43,6 +45,9 @@ def scale_on(
 ) -> None:
     """Give the scores of the role ``reward`` mean 0 and standard deviation 1 on these responses.
 
+    Of an ensemble so have the scores of each member, and then their mean: members that disagree
+    have a mean of less spread.
+
     The likelihood feature is centred by itself, so that what is left without it, which is what a
     critic starts from, has mean 0 too.
 
@@ -55,17 +60,32 @@ def scale_on(
     Raises:
         UserError: If the scores have no spread to scale by.
     """
-    backbone.set_scale("reward", mean=0.0, std=1.0)
     numbers = partial(per_row, tokens=tokens, mask=mask, max_tokens=max_tokens)
-    scores = numbers(partial(scalar_at_end, backbone, role="reward"))
+    members = members_of(backbone, "reward")
+    for member in members:
+        _scale(backbone, member, numbers)
+    if len(members) > 1:
+        std = _spread(numbers(partial(score, backbone, role="reward")))
+        for member in members:
+            own = backbone.head(member).weights()
+            backbone.set_scale(
+                member, mean=own.mean, std=own.std * std, likelihood_mean=own.likelihood_mean
+            )
+
+
+def _scale(
+    backbone: Backbone, role: str, numbers: Callable[[Scorer], Float[Tensor, "batch"]]
+) -> None:
+    backbone.set_scale(role, mean=0.0, std=1.0)
+    scores = numbers(partial(scalar_at_end, backbone, role=role))
     mean, likelihood_mean = float(scores.mean()), 0.0
-    likelihood = backbone.head("reward").likelihood
+    likelihood = backbone.head(role).likelihood
     if likelihood is not None:
         feature = numbers(partial(reference_surprise, backbone))
         scores += likelihood.detach() * feature
         likelihood_mean = float(feature.mean())
     std = _spread(scores)
-    backbone.set_scale("reward", mean=mean, std=std, likelihood_mean=likelihood_mean)
+    backbone.set_scale(role, mean=mean, std=std, likelihood_mean=likelihood_mean)
 
 
 def _spread(scores: Float[Tensor, "batch"]) -> float:

@@ -15,6 +15,7 @@ from rlhf_forge.data.collate import PromptBatch, own_micro_batches
 from rlhf_forge.data.records import Record
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.evaluation.rewards import Asked
+from rlhf_forge.functional.ensembles import ensemble_score
 from rlhf_forge.modules.memory import Cuts, within_memory
 from rlhf_forge.modules.responses import HELD_OUT, sample
 from rlhf_forge.modules.roles import data_of
@@ -76,12 +77,21 @@ def scored(
             of the reward is given all at once, and once.
     """
     temperature = module.sampling.temperature
+    together = partial(
+        ensemble_score,
+        combination=module.objective.ensemble,
+        spread_coef=module.objective.spread_coef,
+    )
     rollout = put_together(
         within_memory(
             module,
             cut,
             lambda cuts: score_rollout(
-                module.backbone, *sampled, batches=cuts, temperature=temperature
+                module.backbone,
+                *sampled,
+                batches=cuts,
+                temperature=temperature,
+                together=together,
             ),
         )
     )

@@ -1,5 +1,6 @@
 """The reward model: one number an answer, fitted to which of two answers people preferred."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -13,11 +14,12 @@ from rlhf_forge import ranks
 from rlhf_forge.artefact import Expected
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
-from rlhf_forge.backbone.scoring import score
+from rlhf_forge.backbone.scoring import member_score, members_of, score
 from rlhf_forge.data.collate import PairBatch, own_micro_batches, take
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.generation.rows import join
 from rlhf_forge.generation.sampler import Sampling
+from rlhf_forge.modules.bootstrap import as_drawn, member_seeds
 from rlhf_forge.modules.calibration import LEAST_RESPONSES, require_enough_held_out, scale_on
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_tensors
 from rlhf_forge.modules.memory import Cuts, keep_sizes, restore_sizes, within_memory
@@ -63,6 +65,8 @@ class RewardModule(LightningModule):
             the data has one, and not 1.
         reference_likelihood: Add how implausible the reference finds a response, with a learned
             weight, to its score. See `rlhf_forge.backbone.scoring.surprise`.
+        ensemble: Reward models that are trained together, each with a head of its own start and on
+            a bootstrap sample of its own; PPO is given what `objective.ensemble` makes of them.
         micro_batch_tokens: Padded tokens of one forward and backward: the memory knob.
         calibration_samples: Responses of the reference on which scores are centred and scaled; at
             most one a held-out record.
@@ -87,6 +91,7 @@ class RewardModule(LightningModule):
         margin_coef: float = 0.0,
         soft_labels: bool = False,
         reference_likelihood: bool = False,
+        ensemble: int = 1,
         micro_batch_tokens: int = 8192,
         calibration_samples: int = 256,
         sampling: Sampling = Sampling(),
@@ -96,7 +101,10 @@ class RewardModule(LightningModule):
     ) -> None:
         super().__init__()
         require_positive(
-            total_steps=total_steps, micro_batch_tokens=micro_batch_tokens, max_rows=max_rows
+            total_steps=total_steps,
+            micro_batch_tokens=micro_batch_tokens,
+            max_rows=max_rows,
+            ensemble=ensemble,
         )
         _require_usable(calibration_samples, sampling)
         self.automatic_optimization = False
@@ -107,6 +115,7 @@ class RewardModule(LightningModule):
         self.optimizer_settings = optimizer
         self.loss = PairLoss(label_smoothing, centering_coef, margin_coef, soft_labels)
         self.reference_likelihood = reference_likelihood
+        self.ensemble = ensemble
         self.micro_batch_tokens = micro_batch_tokens
         self.calibration_samples = calibration_samples
         self.sampling = sampling
@@ -138,14 +147,26 @@ class RewardModule(LightningModule):
             seed=self.seed,
         )
         likelihood = LIKELIHOOD_START if self.reference_likelihood else None
-        fresh = self.backbone.fresh_head(start, seed=self.seed, likelihood=likelihood)
-        self.backbone.add_role("reward", fresh, trainable=True)
+        first, *others = (
+            self.backbone.fresh_head(start, seed=seed, likelihood=likelihood)
+            for seed in member_seeds(self.seed, self.ensemble)
+        )
+        ensemble = replace(first, members=tuple(others))
+        self.backbone.add_role("reward", ensemble, trainable=True)
+
+    @property
+    def trained_roles(self) -> list[str]:
+        """Of the members of the ensemble; one if there is no ensemble."""
+        return members_of(self.backbone, self.role)
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         settings = self.optimizer_settings
         return adamw(
-            {"reward": (self.backbone.parameters_of("reward"), settings.learning_rate)},
+            {
+                role: (self.backbone.parameters_of(role), settings.learning_rate)
+                for role in self.trained_roles
+            },
             schedule=settings.schedule,
             warmup_steps=settings.warmup_steps,
             total_steps=self.total_steps,
@@ -162,13 +183,13 @@ class RewardModule(LightningModule):
         )
         step = apply_gradients(
             self,
-            {"reward": self.backbone.parameters_of("reward")},
+            {role: self.backbone.parameters_of(role) for role in self.trained_roles},
             max_grad_norm=self.optimizer_settings.max_grad_norm,
         )
         step_scheduler(self)
         self.log("reward/loss", totals[0], prog_bar=True)
         self.log("reward/accuracy", totals[1], prog_bar=True)
-        self.log("reward/grad_norm", step.norms["reward"])
+        self.log("reward/grad_norm", max(step.norms.values()))
         self.log("reward/skipped", float(not step.taken))
         return {"steps": [step]}
 
@@ -209,26 +230,28 @@ class RewardModule(LightningModule):
         restore_sizes(checkpoint, self)
 
     def _accumulate(self, batch: PairBatch, num_pairs: int, cuts: Cuts) -> Tensor:
-        """Gradients of the batch, micro-batch by micro-batch, and its loss and accuracy."""
+        """Gradients of the batch, cut by cut, and its loss and accuracy, means over members."""
         totals = torch.zeros(2, device=self.device)
         for rows in cuts:
             part = take(batch, rows)
-            chosen, rejected = self._scores(part)
-            loss = self.loss(part, chosen, rejected, num_pairs=num_pairs)
-            self.manual_backward(loss)
-            accuracy = won(part, chosen, rejected).sum() / num_pairs
-            totals += torch.stack([loss.detach(), accuracy])
-        return totals
+            for member, role in enumerate(self.trained_roles):
+                if self.ensemble > 1:
+                    part = as_drawn(take(batch, rows), self.seed, member)
+                chosen, rejected = self._scores(part, role)
+                loss = self.loss(part, chosen, rejected, num_pairs=num_pairs)
+                self.manual_backward(loss)
+                accuracy = won(part, chosen, rejected).sum() / num_pairs
+                totals += torch.stack([loss.detach(), accuracy])
+        return totals / len(self.trained_roles)
 
     def _cuts(self, batch: PairBatch) -> list[list[int]]:
         """Pairs by their longer side; each pair is two rows of the forward."""
         longer = batch.mask.sum(-1).view(2, -1).amax(0).tolist()
         return own_micro_batches(longer, max_tokens=max(1, self.micro_batch_tokens // 2))
 
-    def _scores(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        scores = score(self.backbone, batch.tokens, batch.response)
-        chosen, rejected = scores.view(2, -1)
-        return chosen, rejected
+    def _scores(self, batch: PairBatch, role: str) -> Tensor:
+        scores = member_score(self.backbone, batch.tokens, batch.response, role=role)
+        return scores.view(2, -1)
 
     def _held_out(self, name: str, batch: PairBatch) -> dict[str, Tensor]:
         scores = self._held_out_scores(batch)
@@ -244,7 +267,8 @@ class RewardModule(LightningModule):
 
         def fill(cuts: Cuts) -> None:
             for rows in cuts:
-                own[:, rows] = torch.stack(self._scores(take(batch, rows)))
+                part = take(batch, rows)
+                own[:, rows] = score(self.backbone, part.tokens, part.response).view(2, -1)
 
         within_memory(self, partial(self._cuts, batch), fill)
         scores = ranks.summed(own)

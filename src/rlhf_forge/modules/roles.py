@@ -179,12 +179,12 @@ def _critic(scorer: AdapterWeights, *, weight: float) -> AdapterWeights:
     """A reward model as a critic starts from it: a value is of a prefix, so without the feature.
 
     Both are centred, so what is left of the score has mean 0 where PPO starts. Values are in the
-    units of the rewards, in which the model's scores have a weight.
+    units of the rewards, in which the model's scores have a weight. Of an ensemble it is the first
+    member.
     """
     head = scorer.head
     if head is None:
         raise UserError("the reward artefact has no head")
     plain = replace(head, likelihood=None, likelihood_mean=0.0)
-    return replace(
-        scorer, head=replace(plain, weight=weight * head.weight, mean=weight * head.mean)
-    )
+    scaled = replace(plain, weight=weight * head.weight, mean=weight * head.mean)
+    return replace(scorer, head=scaled, members=())

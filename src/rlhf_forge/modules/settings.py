@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
+from rlhf_forge.functional.ensembles import Combination
 from rlhf_forge.modules.optimisation import Schedule
 
 Advantage = Literal["gae", "rloo", "grpo", "dr_grpo"]
@@ -69,6 +70,8 @@ class ObjectiveSettings:
         kl_in: Where the price is paid: reward (k1, token by token), or loss (k2 beside the
             policy's).
         scale_rewards: Divide each rollout's token rewards by their standard deviation.
+        ensemble: Score of an ensemble of reward models: mean, or the lowest of its members'.
+        spread_coef: With mean, the members' standard deviation costs this many times itself.
     """
 
     kl_coef: float = 0.05
@@ -78,9 +81,13 @@ class ObjectiveSettings:
     missing_eos_penalty: float = 1.0
     kl_in: Literal["reward", "loss"] = "reward"
     scale_rewards: bool = False
+    ensemble: Combination = "mean"
+    spread_coef: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("kl_coef", "missing_eos_penalty"):
+        if self.ensemble == "min":
+            require(self.spread_coef == 0, "spread_coef", "0 with ensemble: min", self.spread_coef)
+        for name in ("kl_coef", "missing_eos_penalty", "spread_coef"):
             got = getattr(self, name)
             require(0 <= got < inf, name, "0 or more and finite", got)
         if self.kl_target is not None:
