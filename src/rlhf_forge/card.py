@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from rlhf_forge.artefact import Manifest
+from rlhf_forge.backbone.adapter_files import member_folders
 from rlhf_forge.evaluation.report_card import ReportCard
 
 CARD = """---
@@ -24,12 +25,15 @@ A LoRA adapter trained by the {stage} stage of rlhf_forge on `{base}`
 {metrics}
 {report}
 Scores of a reward model are `(raw - {mean:.6g}) / {std:.6g}`; `forge.json` holds both numbers.
-
+{members}
 ## Use
 
 {use}
 """
 
+MEMBERS = """This adapter is the first of an ensemble; {others} more lie in `member_1` and so on,
+each with a scale of its own in `head.safetensors`. rlhf_forge takes the mean of their scores.
+"""
 USE_POLICY = """```python
 from peft import AutoPeftModelForCausalLM
 model = AutoPeftModelForCausalLM.from_pretrained("THIS_FOLDER")
@@ -56,6 +60,7 @@ def write_card(manifest: Manifest, folder: Path, report: ReportCard | None = Non
     """Write ``README.md`` from what the manifest knows, and the report card of a reward model."""
     parents = [f"Parent: {role} `{fp[:12]}`." for role, fp in manifest.parents.items()]
     metrics = [f"| {name} | {value:.4g} |" for name, value in sorted(manifest.metrics.items())]
+    others = len(member_folders(folder))
     text = CARD.format(
         base=manifest.base,
         stage=manifest.stage,
@@ -66,6 +71,7 @@ def write_card(manifest: Manifest, folder: Path, report: ReportCard | None = Non
         parents=" ".join(parents) or "No parents.",
         metrics="\n".join(metrics),
         report="" if report is None else _report(report),
+        members="" if others == 0 else MEMBERS.format(others=others),
         mean=manifest.reward_mean,
         std=manifest.reward_std,
         use=USE_REWARD if manifest.stage == "reward" else USE_POLICY,
