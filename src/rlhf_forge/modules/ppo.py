@@ -120,16 +120,13 @@ class PPOModule(LightningModule):
         require_positive(total_iterations=total_iterations)
         require_above_zero(reward_timeout=reward_timeout)
         require_a_baseline(updates.advantage, rollout.responses_per_prompt)
-        self.automatic_optimization = False
-        self.strict_loading = False
+        self.automatic_optimization = self.strict_loading = False
         self.backbone_config = backbone
         self.sft, self.reference = sft, reference
         self.reward = Reward(terms_of(reward), reward_timeout)
         self.accept_bad_card = accept_bad_card
-        self.total_iterations = total_iterations
-        self.objective = objective
-        self.update_settings = updates
-        self.seed = seed
+        self.total_iterations, self.seed = total_iterations, seed
+        self.objective, self.update_settings = objective, updates
         self.sampling = Sampling(rollout.temperature, max_new_tokens=rollout.max_new_tokens)
         self.max_rows, self.micro_batch_tokens = rollout.max_rows, updates.micro_batch_tokens
         self.responses_per_prompt = rollout.responses_per_prompt
