@@ -88,8 +88,8 @@ def _ended(manifest: Manifest) -> str:
 
 def _report(card: ReportCard) -> str:
     rows = [
-        f"| {check.name} | {check.value:.3f} | {check.low:.3f} to {check.high:.3f} | {check.n} "
-        f"| {check.verdict} | {_cell(check.reason)} |"
+        f"| {check.name} | {check.value:.3f} | {check.interval} | {check.n} | {check.verdict} "
+        f"| {_cell(check.reason)} |"
         for check in card.checks
     ]
     return REPORT.format(verdict=card.verdict, n=card.n, checks="\n".join(rows))

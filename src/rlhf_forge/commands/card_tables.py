@@ -45,7 +45,7 @@ def _checks(checks: list[Check]) -> Table:
         table.add_row(
             check.name,
             f"{check.value:.3f}",
-            f"{check.low:.3f} to {check.high:.3f}" if check.name != "calibration" else "-",
+            check.interval,
             str(check.n),
             Text(check.verdict, COLOURS[check.verdict]),
         )

@@ -6,7 +6,7 @@ side elsewhere: there a check is bad only if the whole interval is.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rlhf_forge.evaluation.probes import PADDED, SPOILT
@@ -78,7 +78,7 @@ class Check:
     Attributes:
         name: A key of `RULES`.
         value: What was measured.
-        low: Lower end of its 95 % interval.
+        low: Lower end of its 95 % interval; None where that is not known.
         high: Upper end.
         n: Number of cases.
         verdict: good, doubtful or bad.
@@ -88,12 +88,17 @@ class Check:
 
     name: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
     verdict: Verdict
     threshold: str
     reason: str
+
+    @property
+    def interval(self) -> str:
+        """The interval, to be read; a dash where there is none."""
+        return "-" if self.low is None else f"{self.low:.3f} to {self.high:.3f}"
 
 
 def worst(checks: Sequence[Check]) -> Verdict:
@@ -169,17 +174,20 @@ def sources_check(found: dict[str, Share]) -> Check:
 
 def calibration_check(found: Reliability, n: int) -> Check:
     """Expected calibration error: how far sureness is from being right."""
-    error = Estimate(found.error, 0.0, 0.5, n)
-    at = f"temperature {found.temperature:.2g} fits best"
+    verdict, reason = _calibration(found, n)
+    point = Estimate(found.error, found.error, found.error, n)
+    told = f"{reason}; temperature {found.temperature:.2g} fits best"
+    return replace(_check("calibration", point, verdict, told), low=None, high=None)
+
+
+def _calibration(found: Reliability, n: int) -> tuple[Verdict, str]:
     if found.error <= MOST_ERROR:
-        return _check("calibration", error, "good", f"as often right as it is sure; {at}")
+        return "good", "as often right as it is sure"
     if not found.off:
-        reason = f"{n} pairs do not tell it from a calibrated model; {at}"
-        return _check("calibration", error, "good", reason)
+        return "good", f"{n} pairs do not tell it from a calibrated model"
     if found.temperature < 1:
-        reason = f"right more often than it is sure, which scaling mends; {at}"
-        return _check("calibration", error, "good", reason)
-    return _check("calibration", error, "doubtful", f"too sure of itself; {at}")
+        return "good", "right more often than it is sure, which scaling mends"
+    return "doubtful", "too sure of itself"
 
 
 def spoilt_check(name: str, found: Share, gain: float) -> Check:
