@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from rlhf_forge.modules.bootstrap import bootstrap_counts, member_seeds, resampled
+from rlhf_forge.data.collate import PairBatch
+from rlhf_forge.modules.bootstrap import as_drawn, bootstrap_counts, member_seeds
 
 
 def test_the_first_member_starts_as_a_single_model_and_no_other_does() -> None:
@@ -27,11 +28,14 @@ def test_counts_are_poisson_of_mean_one() -> None:
     assert (counts == 0).double().mean().item() == pytest.approx(0.368, abs=0.03)
 
 
-def test_scores_stand_as_often_as_drawn_and_give_gradients_so() -> None:
-    positions = list(range(20))
-    counts = bootstrap_counts(0, 1, positions)
-    scores = torch.arange(40.0).view(2, 20).requires_grad_()
-    drawn = resampled(scores, 0, 1, positions)
-    assert drawn.shape == (2, sum(counts))
-    [grad] = torch.autograd.grad(drawn.sum(), [scores])
-    assert grad[1].tolist() == counts
+def test_a_pair_counts_as_often_as_it_is_drawn_times_what_it_counted_before() -> None:
+    positions = torch.arange(20)
+    tokens = torch.zeros(40, 3, dtype=torch.long)
+    batch = PairBatch(tokens, tokens.bool(), tokens.bool(), positions)
+    counts = bootstrap_counts(0, 1, positions.tolist())
+    alone = as_drawn(batch, 0, 1).weight
+    assert alone is not None
+    assert alone.tolist() == counts
+    halved = as_drawn(batch._replace(weight=torch.full((20,), 0.5)), 0, 1).weight
+    assert halved is not None
+    assert halved.tolist() == [count / 2 for count in counts]

@@ -68,6 +68,7 @@ class ArtefactWriter(Callback):
                 f"{trainer.limit_train_batches} steps, so there is no artefact",
                 hint="--ckpt_path last goes on, with a longer max_time: it counts from the start",
             )
+        pl_module.to(trainer.strategy.root_device)  # Lightning has taken it off the GPU
         # Here and not when training ends: a run killed after its last step trains no more.
         ended = Ended(batches_done(trainer), self._metrics(trainer))
         if self.best is not None:

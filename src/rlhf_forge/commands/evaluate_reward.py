@@ -88,7 +88,8 @@ def _pairs(
     seed: int,
 ) -> list["PairExample"]:
     """The pairs; those that cannot be used are left out and counted on stderr."""
-    from rlhf_forge.data.loading import load_examples, split_held_out
+    from rlhf_forge.data.loading import load_examples
+    from rlhf_forge.data.splits import split_held_out
 
     loaded = load_examples(
         path,

@@ -122,8 +122,8 @@ def gather(
 
 
 def source_of(record: Pair) -> str | None:
-    """Where a pair is from: its field ``source``, or ``kind``."""
-    told = record.fields.get("source") or record.fields.get("kind")
+    """Where a pair is from: its source, or its field ``kind``."""
+    told = record.source or record.fields.get("kind")
     return told if isinstance(told, str) else None
 
 

@@ -75,7 +75,9 @@ def labelled(scores: Float[Tensor, "two_pairs"], pairs: Sequence[PairExample]) -
     """Scores, those of all chosen answers before those of the others, with the pairs' labels."""
     agreement = [_share(pair.record.fields.get("agreement")) for pair in pairs]
     chosen, rejected = scores.view(2, -1).tolist()
-    return PairScores(chosen, rejected, [1.0] * len(pairs), agreement)
+    shares = [pair.record.preference for pair in pairs]
+    preferred = [1.0 if share is None else share for share in shares]
+    return PairScores(chosen, rejected, preferred, agreement)
 
 
 @torch.no_grad()
