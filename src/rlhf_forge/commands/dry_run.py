@@ -3,7 +3,6 @@
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from rlhf_forge.artefact import MANIFEST, Expected
@@ -110,16 +109,18 @@ def look_at_contents(
         rank = max([weights.lora.r for weights in adapters.values()], default=rank)
     roles = len(module.trained_roles) if module.stage == "ppo" else 1
     members = module.ensemble if module.stage == "reward" else 1
-    space = partial(
-        require_space,
-        stage.folder,
-        base,
-        rank=rank,
-        roles=members * roles,
-        members=members,
-        checkpoints=config.keep_checkpoints + (config.keep_best is not None),
+    kept = config.keep_checkpoints + (config.keep_best is not None)
+    space = findings.of(
+        lambda: require_space(  # asks for the folder, which a bad name has not
+            stage.folder,
+            base,
+            rank=rank,
+            roles=members * roles,
+            members=members,
+            checkpoints=kept,
+        )
     )
-    return data, findings.of(space)
+    return data, space
 
 
 def told(stage: Rehearsal, data: PreferenceDataModule, writes: Writes) -> Iterator[str]:
