@@ -166,7 +166,10 @@ def test_a_finished_run_is_not_run_again(trained: Path, capsys: pytest.CaptureFi
         (["--model.init_args.total_steps", "3"], "model.init_args.total_steps (was 2, is 3)"),
         (["--data.path", "other.jsonl"], 'data.path (was "pairs.jsonl", is "other.jsonl")'),
         (
-            [f"--data.{key}" for key in ("seed=1", "split=b", "max_length=60", "batch_size=2")],
+            [
+                f"--data.{key}"
+                for key in ("seed=1", "validation_fraction=0.3", "max_length=60", "batch_size=2")
+            ],
             "data.batch_size (was 4, is 2), data.max_length (was 64, is 60), "
             "data.seed (was 0, is 1) and 1 more",
         ),
