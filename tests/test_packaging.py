@@ -21,6 +21,7 @@ assert find_config_folder("configs/quickstart").is_dir()
 shared = (find_config(f"{folder}/sft.yaml") for folder in ("quickstart", "quickstart-compare"))
 assert len({path.read_text() for path in shared}) == 1
 assert files("rlhf_forge.data").joinpath("templates", "mistral.jinja").is_file()
+assert files("rlhf_forge.pages").joinpath("templates", "page.css").is_file()
 """
 
 
