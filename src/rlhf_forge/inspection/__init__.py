@@ -1,0 +1,1 @@
+"""What is wrong with preference data, found before anything is trained on it."""
