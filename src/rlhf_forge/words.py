@@ -12,6 +12,7 @@ STAGES = {
 COMMANDS = {
     "pipeline": "run all stages of a folder of configs, then evaluate and export",
     "evaluate": "a policy against another; --reward: report card of a reward model",
+    "inspect-data": "find what is wrong with preference data, before training on it",
     "export": "write an adapter, or a merged model, for other tools",
     "chat": "talk to a trained policy, also from stdin",
     "serve": "answer OpenAI-style requests and score answers",
@@ -29,7 +30,7 @@ USAGE = "\n".join(
         "",
         "SFT, reward model and PPO on one 4-bit base and one GPU.",
         "",
-        *(f"  {word:<10}{what}" for word, what in (STAGES | COMMANDS).items()),
+        *(f"  {word:<13}{what}" for word, what in (STAGES | COMMANDS).items()),
         "",
         "  python -m rlhf_forge pipeline configs/quickstart",
         "  python -m rlhf_forge fit --config sft.yaml --data.path mine.jsonl",

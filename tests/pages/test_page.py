@@ -50,7 +50,7 @@ def hostile_page() -> str:
     parts = [
         prose(HOSTILE),
         quoted(HOSTILE, label=HOSTILE),
-        beside(**{HOSTILE: HOSTILE, "rejected": HOSTILE}),
+        beside({HOSTILE: HOSTILE, "rejected": HOSTILE}),
         table([HOSTILE], [[HOSTILE], [1.5]], caption=HOSTILE),
         facts({HOSTILE: HOSTILE}),
         finding("bad", HOSTILE, HOSTILE, details=[quoted(HOSTILE)]),
@@ -93,6 +93,10 @@ def test_rows_beyond_what_is_shown_are_counted() -> None:
 
 def test_a_long_text_is_cut_and_says_so() -> None:
     assert "[... 4,000 characters ...]" in quoted("a" * 6000)
+
+
+def test_a_text_of_characters_that_are_written_out_is_cut_by_what_is_written() -> None:
+    assert len(quoted("\u202e" * 6000)) < 2500
 
 
 def test_a_page_above_two_megabytes_is_refused() -> None:

@@ -12,6 +12,8 @@ from rlhf_forge.data.records import Pair
 from rlhf_forge.inspection.record_checks import END_TOKENS, text_of, without_end_token
 from rlhf_forge.inspection.words import Worded, digest
 
+MOST_SOURCES, OTHERS = 1000, "(all others)"
+"""Sources that are told apart: a column of the name may hold anything."""
 PLACE = re.compile(r"(.*?)(\d+)", re.DOTALL)
 OPENERS = ("sure", "certainly", "of course", "great question", "absolutely")
 REFUSALS = (
@@ -51,15 +53,16 @@ class Columns:
 
     def has(self, trait: str, *, chosen: bool) -> NDArray[np.bool_]:
         """Whether each record's answer has a trait."""
-        return (self.traits >> _bit(trait, chosen=chosen)) & 1 == 1
+        found: NDArray[np.bool_] = (self.traits >> _bit(trait, chosen=chosen)) & 1 == 1
+        return found
 
 
 class Ledger:
     """Grows record by record; records are known by their number from 0."""
 
     def __init__(self) -> None:
-        self.sources: list[str] = []
-        self._places: list[str] = []
+        self._sources: dict[str, int] = {}
+        self._places: dict[str, int] = {}
         self._place, self._line = array("H"), array("I")
         self._flags, self._source = array("B"), array("H")
         self._hashes = [array("Q") for _ in range(3)]
@@ -80,37 +83,47 @@ class Ledger:
         ]
         mask = sum(TRAITS[t](text) << _bit(t, chosen=side) for t, side, text in traits)
         self._add(origin, [digest(w) for w in parts], [len(chosen), len(rejected)], mask)
-        self._source.append(_number_of(source, self.sources))
+        if source not in self._sources and len(self._sources) == MOST_SOURCES:
+            source = OTHERS
+        self._source.append(self._sources.setdefault(source, len(self._sources)))
         self._flags.append(1 + 2 * held_out)
 
     def add_other(self, origin: str, held_out: bool) -> None:
         """Enter a record that is no pair."""
         self._add(origin, [0, 0, 0], [0, 0], 0)
-        self._source.append(_number_of("", self.sources))
+        self._source.append(0)
         self._flags.append(2 * held_out)
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the sources, by their number."""
+        return list(self._sources)
 
     def origin(self, number: int) -> str:
         """Where a record stands."""
-        return f"{self._places[self._place[number]]}{self._line[number]}"
+        return f"{list(self._places)[self._place[number]]}{self._line[number]}"
 
     def columns(self) -> Columns:
         """What was entered, as arrays."""
         flags = np.frombuffer(self._flags, np.uint8)
-        hashes = [np.frombuffer(column, np.uint64) for column in self._hashes]
-        lengths = [np.frombuffer(column, np.uint32) for column in self._lengths]
+        prompt, chosen, rejected = (np.frombuffer(h, np.uint64) for h in self._hashes)
+        chosen_length, rejected_length = (np.frombuffer(n, np.uint32) for n in self._lengths)
         return Columns(
-            flags & 2 == 2,
-            flags & 1 == 1,
-            np.frombuffer(self._source, np.uint16),
-            *hashes,
-            *lengths,
-            np.frombuffer(self._traits, np.uint16),
+            held_out=flags & 2 == 2,
+            is_pair=flags & 1 == 1,
+            source=np.frombuffer(self._source, np.uint16),
+            prompt=prompt,
+            chosen=chosen,
+            rejected=rejected,
+            chosen_length=chosen_length,
+            rejected_length=rejected_length,
+            traits=np.frombuffer(self._traits, np.uint16),
         )
 
     def _add(self, origin: str, hashes: list[int], lengths: list[int], traits: int) -> None:
         match = PLACE.fullmatch(origin)
         place, line = match.groups() if match else (origin, "0")
-        self._place.append(_number_of(place, self._places))
+        self._place.append(self._places.setdefault(place, len(self._places)))
         self._line.append(int(line))
         for column, value in zip((*self._hashes, *self._lengths), (*hashes, *lengths), strict=True):
             column.append(value)
@@ -119,11 +132,3 @@ class Ledger:
 
 def _bit(trait: str, *, chosen: bool) -> int:
     return 2 * list(TRAITS).index(trait) + chosen
-
-
-def _number_of(name: str, names: list[str]) -> int:
-    """Place of a name in the list, which it is put into if it is new."""
-    # Of records in a row nearly all have the name of the one before.
-    if name not in names:
-        names.append(name)
-    return names.index(name)

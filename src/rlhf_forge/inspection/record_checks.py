@@ -131,15 +131,11 @@ def without_end_token(text: str) -> str:
 
 
 def _contradicted(fields: Mapping[str, Any]) -> bool:
-    for ours, theirs in SCORES:
-        chosen, rejected = fields.get(ours), fields.get(theirs)
-        if _is_number(chosen) and _is_number(rejected):
-            return bool(chosen <= rejected)
+    for keys in SCORES:
+        scores = [fields.get(key) for key in keys]
+        if all(isinstance(s, int | float) and math.isfinite(s) for s in scores):
+            return float(scores[0] or 0) <= float(scores[1] or 0)
     return False
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _texts(pair: Pair) -> Iterator[str]:

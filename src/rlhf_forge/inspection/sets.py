@@ -31,7 +31,7 @@ def duplicates(columns: Columns) -> Matches:
     """Pairs whose prompt, chosen and rejected answer an earlier one has."""
     rows = np.flatnonzero(columns.is_pair)
     parts = (columns.prompt, columns.chosen, columns.rejected)
-    return _earlier(rows, _mixed(*(part[rows] for part in parts)))
+    return _earlier(rows, mixed(*(part[rows] for part in parts)))
 
 
 def contradictions(columns: Columns) -> Matches:
@@ -40,7 +40,7 @@ def contradictions(columns: Columns) -> Matches:
     prompt, chosen, rejected = (
         part[rows] for part in (columns.prompt, columns.chosen, columns.rejected)
     )
-    ours, theirs = _mixed(prompt, chosen, rejected), _mixed(prompt, rejected, chosen)
+    ours, theirs = mixed(prompt, chosen, rejected), mixed(prompt, rejected, chosen)
     twins = _first_with(ours, theirs)
     found = twins != NONE
     return Matches(rows[found], rows[twins[found]])
@@ -85,7 +85,7 @@ def _first_with(keys: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> Numbers
     return np.where(keys[order[places]] == wanted, order[places], NONE)
 
 
-def _mixed(*parts: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mixed(*parts: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """64 bits that stand for the parts in their order."""
     mixed = np.zeros(len(parts[0]), dtype=np.uint64)
     for part in parts:

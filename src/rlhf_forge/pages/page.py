@@ -9,7 +9,7 @@ from typing import Any, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from rlhf_forge.pages.escaping import clipped, shown
+from rlhf_forge.pages.escaping import clipped, shown, visible
 
 Verdict = Literal["good", "doubtful", "bad", "error", "warning", "info"]
 
@@ -69,12 +69,12 @@ def quoted(text: str, *, label: str = "", most: int = MOST_CHARACTERS) -> Markup
         label: What it is: chosen, rejected, ...
         most: Characters shown.
     """
-    return _part("quoted", text=clipped(text, most), label=label)
+    return _part("quoted", text=clipped(visible(text), most), label=label)
 
 
-def beside(**texts: str) -> Markup:
+def beside(texts: Mapping[str, str], *, most: int = MOST_CHARACTERS) -> Markup:
     """Texts to compare, side by side where there is room, each under its name."""
-    cut = {name: clipped(text, MOST_CHARACTERS) for name, text in texts.items()}
+    cut = {name: clipped(visible(text), most) for name, text in texts.items()}
     return _part("beside", texts=cut)
 
 

@@ -1,0 +1,77 @@
+"""A cleaned copy of the data, and the list of what is not in it."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_forge.data.sources import read_rows
+from rlhf_forge.errors import UserError
+from rlhf_forge.inspection.findings import Inspection
+from rlhf_forge.inspection.reading import Source
+
+
+def require_new(path: Path) -> None:
+    """Refuse to write over anything.
+
+    Raises:
+        UserError: If one of the two files is there, or ``path`` does not end in .jsonl.
+    """
+    if path.suffix != ".jsonl":
+        raise UserError(f"--write: must end in .jsonl, got {path}")
+    for place in (path, removed_list(path)):
+        if place.exists():
+            raise UserError(f"--write: {place} is there already, and nothing is written over")
+
+
+def removed_list(path: Path) -> Path:
+    """Where the list of what went stands: CLEAN.removed.jsonl."""
+    return path.with_suffix(".removed.jsonl")
+
+
+def write_clean(found: Inspection, sources: Sequence[Source], path: Path, *, seed: int) -> int:
+    """Write all rows to train on but those that broke a removing rule, and the list of these.
+
+    A row that holds several pairs goes with the first of them that has to.
+
+    Returns:
+        How many rows went.
+    """
+    reasons = _reasons(found)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    removed = 0
+    with (
+        path.open("w", encoding="utf-8") as clean,
+        removed_list(path).open("w", encoding="utf-8") as gone,
+    ):
+        for origin, fields in _rows(sources, seed):
+            if origin not in reasons:
+                clean.write(_line(fields))
+                continue
+            removed += 1
+            gone.write(_line({"origin": origin, "rules": reasons[origin], "row": fields}))
+    return removed
+
+
+def _reasons(found: Inspection) -> dict[str, list[dict[str, str]]]:
+    """For each row that goes, the rules that it broke and the record that it broke them with."""
+    reasons: dict[str, list[dict[str, str]]] = {}
+    for finding in found.findings:
+        if not finding.rule.removes:
+            continue
+        for at, row in enumerate(finding.rows.tolist()):
+            told = {"code": finding.code, "name": finding.rule.name}
+            if finding.twins is not None:
+                told["twin"] = found.ledger.origin(int(finding.twins[at]))
+            reasons.setdefault(found.ledger.origin(row), []).append(told)
+    return reasons
+
+
+def _rows(sources: Iterable[Source], seed: int) -> Iterable[tuple[str, dict[str, Any]]]:
+    for source in sources:
+        if not source.held_out:
+            yield from read_rows(source.path, split=source.split, seed=seed)
+
+
+def _line(fields: Mapping[str, Any]) -> str:
+    return json.dumps(fields, ensure_ascii=True, default=str) + "\n"
