@@ -30,7 +30,7 @@ GOT = re.compile(r"(?:Got value|Given value): (.*)")
 SUBTYPE = re.compile(r"Subtypes: \[(?:<class '|list\[)([\w.]+)['\]]")
 NO_CLASS = re.compile(r"given class_path '([\w.]+)'|Expected a dot import path string: (\S+)")
 # How often a positional is typed.
-SEVERAL: dict[Any, str] = {list[str]: "+", list[str] | None: "*"}
+SEVERAL: dict[Any, str] = {list[str]: "+", tuple[str, ...]: "*"}
 KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -105,7 +105,7 @@ def _as_keys(arguments: Sequence[str], flags: Set[str]) -> Iterator[str]:
 def _take_several_words(parser: ArgumentParser) -> None:
     """Let a positional of several words be typed as words: jsonargparse wants a JSON list.
 
-    One that may also be None may be left out.
+    A list has at least one, a tuple may have none.
     """
     for action in parser._actions:
         number = SEVERAL.get(getattr(action, "_typehint", None))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def inspect_data(  # noqa: PLR0913 - an argument is an option
-    paths: list[str] | None,
+    paths: tuple[str, ...],
     held_out: str | None = None,
     select: str | None = None,
     ignore: str | None = None,
