@@ -56,6 +56,7 @@ def compared(old: Inspection, new: Inspection) -> Comparison:
         tendencies={
             a.name: (a.share.value, b.share.value)
             for a, b in zip(old.tendencies, new.tendencies, strict=True)
+            if a.share.n and b.share.n
         },
     )
 

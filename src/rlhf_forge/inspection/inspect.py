@@ -130,7 +130,7 @@ def _together(survey: Survey, columns: Columns, near: Near) -> Iterator[Finding]
     yield from _matched("PREF303", swapped, columns, "with the other label in another record")
     leaked = leaked_prompts(columns)
     yield from _matched("PREF304", leaked, columns, "whose prompt is held out")
-    again = repeated_prompts(columns, doubled)
+    again = repeated_prompts(columns, np.union1d(doubled.rows, swapped.rows))
     yield from _matched("PREF306", again, columns, "with the prompt of an earlier record")
     yield from _of_prompts(survey, columns)
 

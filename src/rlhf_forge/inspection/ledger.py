@@ -76,12 +76,7 @@ class Ledger:
         """Enter a pair."""
         chosen, rejected = text_of(pair.chosen), text_of(pair.rejected)
         parts = (words.prompt, words.chosen, words.rejected)
-        traits = [
-            (trait, side, text)
-            for side, text in ((True, chosen), (False, rejected))
-            for trait in TRAITS
-        ]
-        mask = sum(TRAITS[t](text) << _bit(t, chosen=side) for t, side, text in traits)
+        mask = _mask(rejected) | _mask(chosen) << 1
         self._add(origin, [digest(w) for w in parts], [len(chosen), len(rejected)], mask)
         if source not in self._sources and len(self._sources) == MOST_SOURCES:
             source = OTHERS
@@ -128,6 +123,11 @@ class Ledger:
         for column, value in zip((*self._hashes, *self._lengths), (*hashes, *lengths), strict=True):
             column.append(value)
         self._traits.append(traits)
+
+
+def _mask(answer: str) -> int:
+    """The traits of an answer, in every other bit."""
+    return sum(has(answer) << 2 * place for place, has in enumerate(TRAITS.values()))
 
 
 def _bit(trait: str, *, chosen: bool) -> int:

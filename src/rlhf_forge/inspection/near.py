@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from rlhf_forge.inspection.words import Hashes
+from rlhf_forge.inspection.words import Hashes, jaccard
 
 Numbers = NDArray[np.int64]
 Hashes32 = NDArray[np.uint32]
@@ -102,18 +102,10 @@ class NearIndex:
                 left -= 1
                 if left < 0:
                     unsure[row] = True
-                elif self.jaccard(row, twin) >= NEAR:
+                elif jaccard(self._read(row), self._read(twin)) >= NEAR:
                     twins[row] = twin
         rows = np.flatnonzero(twins >= 0)
         return Near(rows, twins[rows], int(np.count_nonzero(unsure & (twins < 0))))
-
-    def jaccard(self, one: int, other: int) -> float:
-        """Share of the hashes of two sets that both have."""
-        first, second = self._read(one), self._read(other)
-        both = np.concatenate([first, second])
-        both.sort()
-        shared = int(np.count_nonzero(both[1:] == both[:-1]))
-        return shared / (len(both) - shared)
 
     def _read(self, number: int) -> Hashes:
         start, end = self._ends[number], self._ends[number + 1]

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf_forge.data.records import Conversation, Pair
 from rlhf_forge.inspection.near import NEAR
-from rlhf_forge.inspection.words import Hashes, Worded, triples
+from rlhf_forge.inspection.words import Worded, jaccard
 
 Checks = dict[str, str]
 """For each code that a pair breaks, the detail that is counted: which marker, which remains."""
@@ -51,17 +51,11 @@ def checks_of(pair: Pair, words: Worded, fields: Mapping[str, Any]) -> Checks:
     if "PREF203" not in told and words.chosen == words.rejected:
         same = text_of(pair.chosen) == text_of(pair.rejected)
         told["PREF201" if same else "PREF204"] = ""
-    elif "PREF203" not in told and alike(triples(words.chosen), triples(words.rejected)):
+    elif "PREF203" not in told and jaccard(*words.triples[1:]) >= NEAR:
         told["PREF209"] = ""
     if _contradicted(fields):
         told["PREF207"] = ""
     return told
-
-
-def alike(one: Hashes, other: Hashes) -> bool:
-    """Whether two sets are near duplicates, by `NEAR`."""
-    first, second = set(one.tolist()), set(other.tolist())
-    return len(first & second) >= NEAR * len(first | second)
 
 
 def text_of(answer: Conversation) -> str:
@@ -94,12 +88,11 @@ def _repeating(pair: Pair) -> str | None:
 
 
 def _broken(pair: Pair) -> str | None:
-    for text in _texts(pair):
-        match = BROKEN.search(text)
-        if match:
-            found = match.group()
-            return found if found[0] in "&<" else f"U+{ord(found):04X}"
-    return None
+    match = BROKEN.search("\n".join(_texts(pair)))
+    if match is None:
+        return None
+    found = match.group()
+    return found if found[0] in "&<" else f"U+{ord(found):04X}"
 
 
 def _machine_text(pair: Pair) -> str | None:
@@ -108,18 +101,18 @@ def _machine_text(pair: Pair) -> str | None:
 
 
 def _marked(pair: Pair) -> str | None:
-    for text in _texts(pair):
-        inner = without_end_token(text)
-        for marker in (*MARKERS, *END_TOKENS):
-            if marker in inner:
-                return marker.strip()
-    return None
+    whole = "\n".join(_texts(pair))
+    if not any(marker in whole for marker in (*MARKERS, *END_TOKENS)):
+        return None
+    inner = "\n".join(map(without_end_token, _texts(pair)))
+    return next((m.strip() for m in (*MARKERS, *END_TOKENS) if m in inner), None)
 
 
 def _begun(pair: Pair) -> str | None:
     for text in _texts(pair):
-        if text.lstrip().startswith(BEGIN_TOKENS):
-            return next(token for token in BEGIN_TOKENS if text.lstrip().startswith(token))
+        begin = text.lstrip()
+        if begin.startswith(BEGIN_TOKENS):
+            return next(token for token in BEGIN_TOKENS if begin.startswith(token))
     return None
 
 

@@ -56,10 +56,15 @@ def leaked_prompts(columns: Columns) -> Matches:
     return Matches(train[found], held_out[twins[found]])
 
 
-def repeated_prompts(columns: Columns, known: Matches) -> Matches:
-    """Pairs whose prompt an earlier one of their side has, with other answers."""
+def repeated_prompts(columns: Columns, known: Numbers) -> Matches:
+    """Pairs whose prompt an earlier one of their side has, with other answers.
+
+    Args:
+        columns: Of all records.
+        known: Those whose answers stand elsewhere too.
+    """
     free = columns.is_pair & (columns.prompt != EMPTY)
-    free[known.rows] = False
+    free[known] = False
     rows = np.flatnonzero(free)
     return _earlier(rows, columns.prompt[rows] + columns.held_out[rows])
 

@@ -10,7 +10,7 @@ from rlhf_forge.inspection.ledger import Ledger
 from rlhf_forge.inspection.near import NearIndex
 from rlhf_forge.inspection.reading import Reading
 from rlhf_forge.inspection.record_checks import Checks, checks_of
-from rlhf_forge.inspection.words import Worded, digest, prompt_triples, record_triples, worded
+from rlhf_forge.inspection.words import Worded, digest, record_triples, worded
 from rlhf_forge.randomness import generator
 
 MOST_CASES = 10_000
@@ -35,8 +35,8 @@ class Broken:
     def add(self, row: int, detail: str) -> None:
         """One more."""
         self.rows.append(row)
-        if detail in self.details or len(self.details) < MOST_DETAILS:
-            self.details[detail] += bool(detail)
+        if detail and (detail in self.details or len(self.details) < MOST_DETAILS):
+            self.details[detail] += 1
 
 
 class Survey:
@@ -103,15 +103,14 @@ class Survey:
         if not words.prompt or key in self._seen:
             return
         self._seen.add(key)
-        self.prompts.add(prompt_triples(words))
+        self.prompts.add(words.triples[0])
         self.prompt_rows.append(row)
         self.held_out_prompts += held_out
 
     def _draw_case(self, row: int, pair: Pair) -> None:
         """Keep the pair with the probability that makes all pairs so far equally likely."""
         self._trained += 1
-        kept = (row, replace(pair, fields={}))
         if len(self.cases) < MOST_CASES:
-            self.cases.append(kept)
+            self.cases.append((row, replace(pair, fields={})))
         elif (place := int(self._draw.integers(self._trained))) < MOST_CASES:
-            self.cases[place] = kept
+            self.cases[place] = (row, replace(pair, fields={}))

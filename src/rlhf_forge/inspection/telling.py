@@ -45,8 +45,8 @@ def told_of(tendency: Tendency) -> str:
     if not share.n:
         return f"{tendency.name}: no pair differs in it"
     return (
-        f"{tendency.name}: the chosen answer in {share.value:.1%} of {share.n:,} pairs that differ "
-        f"in it (95 %: {share.low:.1%} to {share.high:.1%})"
+        f"{tendency.name}: the chosen answer in {share.value:.1%} of the {share.n:,} pairs that "
+        f"differ in it (95 %: {share.low:.1%} to {share.high:.1%})"
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,12 @@ class Worded:
     prompt: list[bytes]
     chosen: list[bytes]
     rejected: list[bytes]
+
+    @cached_property
+    def triples(self) -> tuple[Hashes, Hashes, Hashes]:
+        """The word triples of the three parts, sorted, each once."""
+        prompt, chosen, rejected = map(triples, (self.prompt, self.chosen, self.rejected))
+        return prompt, chosen, rejected
 
 
 def worded(pair: Pair) -> Worded:
@@ -49,10 +56,25 @@ def ids_of(words: Sequence[bytes]) -> Hashes:
 
 
 def triples(words: Sequence[bytes]) -> Hashes:
-    """Each three words in a row as 64 bits; all of them as one where they are fewer."""
+    """Each three words in a row as 64 bits, sorted, each once; all as one if they are fewer."""
     if len(words) < TRIPLE:
         return np.array([digest(words)], dtype=np.uint64)
-    return runs(ids_of(words), TRIPLE)
+    return distinct(runs(ids_of(words), TRIPLE))
+
+
+def distinct(hashes: Hashes) -> Hashes:
+    """Sorted, each once: as `numpy.unique`, which is slower on so few."""
+    ordered = np.sort(hashes)
+    kept = np.ones(len(ordered), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=kept[1:])
+    return ordered[kept]
+
+
+def jaccard(one: Hashes, other: Hashes) -> float:
+    """Share of what both have of what either has; both sorted, each hash once, not empty."""
+    both = np.sort(np.concatenate([one, other]))
+    shared = int(np.count_nonzero(both[1:] == both[:-1]))
+    return shared / (len(both) - shared)
 
 
 def runs(ids: Hashes, length: int) -> Hashes:
@@ -67,13 +89,7 @@ def runs(ids: Hashes, length: int) -> Hashes:
 
 def record_triples(words: Worded) -> Hashes:
     """The triples of a whole pair, sorted, each once; those of the parts are kept apart."""
-    parts = (words.prompt, words.chosen, words.rejected)
-    return np.unique(np.concatenate([triples(w) ^ s for w, s in zip(parts, PARTS, strict=True)]))
-
-
-def prompt_triples(words: Worded) -> Hashes:
-    """The triples of the prompt, sorted, each once."""
-    return np.unique(triples(words.prompt))
+    return np.sort(np.concatenate([t ^ salt for t, salt in zip(words.triples, PARTS, strict=True)]))
 
 
 def _said(answer: Conversation) -> str:
