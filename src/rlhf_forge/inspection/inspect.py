@@ -1,6 +1,7 @@
 """From paths to findings."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,13 +77,22 @@ def inspect(sources: Sequence[Source], settings: Settings) -> Inspection:
         UserError: If a source cannot be read at all, or holds no pairs.
     """
     ordered = sorted(sources, key=lambda source: not source.held_out)
-    survey = Survey(settings.as_trained, seed=settings.seed)
-    facts = []
-    for source in ordered:
-        readings = read_pairs(source, settings.columns, seed=settings.seed)
-        number = survey.take(readings, held_out=source.held_out)
-        form = format_of(source, settings.columns, seed=settings.seed)
-        facts.append(SourceFacts(source.path, form.name, number, source.held_out))
+    with closing(Survey(settings.as_trained, seed=settings.seed)) as survey:
+        facts = [_taken(survey, source, settings) for source in ordered]
+        return _found(survey, facts, ordered, settings)
+
+
+def _taken(survey: Survey, source: Source, settings: Settings) -> SourceFacts:
+    """What a source is, once it is read."""
+    readings = read_pairs(source, settings.columns, seed=settings.seed)
+    number = survey.take(readings, held_out=source.held_out)
+    form = format_of(source, settings.columns, seed=settings.seed)
+    return SourceFacts(source.path, form.name, number, source.held_out)
+
+
+def _found(
+    survey: Survey, facts: list[SourceFacts], sources: Sequence[Source], settings: Settings
+) -> Inspection:
     columns, ledger = survey.ledger.columns(), survey.ledger
     near = survey.records.near_earlier()
     known = tendencies(columns)
@@ -106,7 +116,7 @@ def inspect(sources: Sequence[Source], settings: Settings) -> Inspection:
         labels=labels,
         unsure=near.unsure,
         ledger=ledger,
-        examples=examples_of(findings, ordered, settings.columns, ledger, seed=settings.seed),
+        examples=examples_of(findings, sources, settings.columns, ledger, seed=settings.seed),
     )
 
 

@@ -59,17 +59,21 @@ class NearIndex:
     """Sets of 64-bit hashes, added one by one, and which of them are near an earlier one.
 
     In memory each set takes 80 bytes of band hashes and its place in a temporary file, which holds
-    the sets themselves.
+    the sets themselves and is gone after `close`.
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - gone when the index is
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
         self._ends = array("Q", [0])
         self._bands = array("I")
         self._pending: list[Hashes] = []
 
     def __len__(self) -> int:
         return len(self._ends) - 1
+
+    def close(self) -> None:
+        """Give the temporary file back."""
+        self._file.close()
 
     def add(self, hashes: Hashes) -> None:
         """Add a set: sorted, each hash once, at least one."""

@@ -68,7 +68,7 @@ RULES = (
         "warning",
         False,
         "A text holds the replacement character U+FFFD, control characters, direction marks or "
-        "remains of HTML (&amp;amp;, <br>): it was decoded or scraped wrongly. A reward model "
+        "remains of HTML (&amp;, <br>): it was decoded or scraped wrongly. A reward model "
         "learns to tell the sides by such traces.",
     ),
     Rule(

@@ -61,6 +61,11 @@ class Survey:
         self._trained = 0
         self._draw = generator(seed, "cases")
 
+    def close(self) -> None:
+        """Give the temporary files back."""
+        self.records.close()
+        self.prompts.close()
+
     def take(self, readings: Iterable[Reading], *, held_out: bool) -> int:
         """Read all of a source; returns how many records it had."""
         before = len(self.ledger)
