@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +27,34 @@ from quickstart import RESULTS, commit
 WORDS = 50_000
 PROMPT, ANSWER = 40, 60
 BLOCK = 10_000
+PARTS = ("prompt", "chosen", "rejected")
 
 
 def pairs(number: int, *, seed: int) -> Iterator[dict[str, str]]:
     """So many pairs; some repeat one of their block: wholly, nearly, or with the label turned."""
     rng = np.random.default_rng(seed)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
-    words = ["".join(rng.choice(letters, rng.integers(2, 10))) for _ in range(WORDS)]
+    words = np.array(
+        ["".join(rng.choice(letters, rng.integers(2, 10))) for _ in range(WORDS)], dtype=object
+    )
     odds = 1 / np.arange(2, WORDS + 2)
     odds /= odds.sum()
     for start in range(0, number, BLOCK):
-        block: list[dict[str, str]] = []
         lengths = rng.poisson((PROMPT, ANSWER, ANSWER), (BLOCK, 3)) + 3
-        drawn = iter(rng.choice(WORDS, int(lengths.sum()), p=odds).tolist())
-        kinds = rng.choice(3, BLOCK, p=(0.95, 0.04, 0.01))
-        for size, kind in zip(lengths.tolist(), kinds.tolist(), strict=True):
-            texts = [" ".join(words[next(drawn)] for _ in range(n)) + "." for n in size]
-            row = dict(zip(("prompt", "chosen", "rejected"), texts, strict=True))
+        drawn = words[rng.choice(WORDS, int(lengths.sum()), p=odds)].tolist()
+        ends = lengths.ravel().cumsum().tolist()
+        texts = [f"{' '.join(drawn[a:b])}." for a, b in pairwise([0, *ends])]
+        kinds = rng.choice(3, BLOCK, p=(0.95, 0.04, 0.01)).tolist()
+        block: list[dict[str, str]] = []
+        for at, kind in enumerate(kinds):
+            row = dict(zip(PARTS, texts[3 * at : 3 * at + 3], strict=True))
             if kind and block:
                 row = dict(block[int(rng.integers(len(block)))])
                 if kind == 2:
                     row |= {"chosen": row["rejected"], "rejected": row["chosen"]}
                 elif rng.random() < 0.5:
                     row["chosen"] = f"{row['chosen']} {words[0]}"
-            block.append(row | {"source": f"part {len(block) % 5}"})
+            block.append(row | {"source": f"part {at % 5}"})
         yield from block[: number - start]
 
 
