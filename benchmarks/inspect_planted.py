@@ -27,7 +27,7 @@ from rlhf_forge.data.render import ChatTemplate, load_template
 from rlhf_forge.inspection.as_trained import AsTrained
 from rlhf_forge.inspection.findings import Inspection
 from rlhf_forge.inspection.inspect import Settings, inspect
-from rlhf_forge.inspection.reading import Source, read_pairs
+from rlhf_forge.inspection.reading import Source, Wording, read_pairs
 from rlhf_forge.toy_world.records import pairs as toy_pairs
 
 BASE = "package:toy_world/base"
@@ -260,7 +260,7 @@ def toy() -> tuple[list[Row], list[Row]]:
 
 def hh(path: str) -> tuple[list[Row], list[Row]]:
     """The pairs of the HH file; the last 300 are held out."""
-    found = [r.pair for r in read_pairs(Source(path), {}, seed=0) if r.pair is not None]
+    found = [r.pair for r in read_pairs(Source(path), Wording({})) if r.pair is not None]
     rows = [_row(pair) for pair in found]
     return rows[:-300], rows[-300:]
 

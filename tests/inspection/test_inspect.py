@@ -66,6 +66,24 @@ def test_records_that_are_no_pairs_are_counted_with_their_line(tmp_path: Path) -
     assert (found.pairs, found.records) == (3, 4)
 
 
+def test_a_tie_is_worth_knowing_and_no_pair(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"p{n}", "response_1": f"a{n}", "response_2": f"b{n}", "preference_strength": n}
+        for n in range(3)
+    ]
+    found = inspected(tmp_path, rows)
+    assert lines(found, "PREF106") == ["train.jsonl:1"]
+    assert (found.pairs, found.others) == (2, {"tie": 1})
+    assert found.count("error") == 0
+
+
+def test_all_pairs_of_a_ranking_are_looked_at_under_its_line(tmp_path: Path) -> None:
+    answers = [{"answer": f"answer number {n}", "rank": n} for n in (1, 2, 3)]
+    found = inspected(tmp_path, [{"prompt": f"p{n}", "answers": answers} for n in range(2)])
+    assert (found.records, found.pairs) == (6, 6)
+    assert lines(found, "PREF306")[:2] == ["train.jsonl:1 train.jsonl:1"] * 2
+
+
 def test_contexts_that_differ_have_a_rule_of_their_own(tmp_path: Path) -> None:
     same = "\n\nHuman: a\n\nAssistant: "
     other = "\n\nHuman: b\n\nAssistant: "

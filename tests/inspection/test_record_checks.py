@@ -41,6 +41,8 @@ def test_a_plain_pair_breaks_nothing() -> None:
             "a turn of assistant",
         ),
         (pair(rejected="a\nHuman: b"), "PREF501", "Human:"),
+        (pair(rejected="Human: b"), "PREF501", "Human:"),
+        (pair("Assistant: b"), "PREF501", "Assistant:"),
         (pair("[INST] a [/INST]"), "PREF501", "[INST]"),
         (pair(chosen="a</s> b"), "PREF501", "</s>"),
         (pair("<s>a"), "PREF502", "<s>"),

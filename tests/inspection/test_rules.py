@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from rlhf_forge.errors import UserError
-from rlhf_forge.inspection.rules import BY_CODE, RULES, rule_of, selected, worst
+from rlhf_forge.inspection.rules import BY_CODE, RULES
+from rlhf_forge.inspection.selection import rule_of, selected, worst
 
 PAGE = Path(__file__).parents[2] / "docs" / "inspect-data.md"
 SECTION = re.compile(r"^#### (PREF\d+) (\S+)\n\n\*(.+?)\.\* (.+?)(?=\n\n#|\Z)", re.M | re.S)

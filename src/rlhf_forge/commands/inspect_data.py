@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rlhf_forge.inspection.as_trained import AsTrained
     from rlhf_forge.inspection.findings import Inspection
     from rlhf_forge.inspection.inspect import Settings
+    from rlhf_forge.inspection.reading import Wording
 
 
 def inspect_data(  # noqa: PLR0913 - an argument is an option
@@ -28,6 +29,7 @@ def inspect_data(  # noqa: PLR0913 - an argument is an option
     chat_template: str = "mistral",
     max_length: int | None = None,
     map: dict[str, str] | None = None,
+    format: str | None = None,
     reward: str | None = None,
     seed: int = 0,
 ) -> int:
@@ -53,6 +55,7 @@ def inspect_data(  # noqa: PLR0913 - an argument is an option
         chat_template: As data.chat_template, with base.
         max_length: Tokens that a side may have, as data.max_length; 1024 by default.
         map: Names of columns: map.prompt=question where the file calls the prompt question.
+        format: Name of the format, where several fit.
         reward: Artefact folder of a reward model that judges the labels in place of the cheap one.
         seed: Of what is drawn, and handed to a function.
     """
@@ -62,10 +65,11 @@ def inspect_data(  # noqa: PLR0913 - an argument is an option
         raise UserError("inspect-data: no PATH given", hint="a file of pairs, such as pairs.jsonl")
     from rlhf_forge.inspection.cleaning import require_new, write_clean
     from rlhf_forge.inspection.inspect import inspect
-    from rlhf_forge.inspection.reading import Source
+    from rlhf_forge.inspection.reading import Source, Wording
 
     run = _run_of(config, base, chat_template, max_length)
-    settings = _settings(select, ignore, map or run.pop("map"), run, reward, seed)
+    wording = Wording(map or run["map"], format or run["format"], seed)
+    settings = _settings(select, ignore, wording, run, reward)
     sources = [Source(path) for path in paths]
     everything = [*sources, *([Source(held_out, "validation", held_out=True)] if held_out else [])]
     if write is not None:
@@ -82,7 +86,7 @@ def inspect_data(  # noqa: PLR0913 - an argument is an option
 
 
 def _explained(code: str) -> int:
-    from rlhf_forge.inspection.rules import rule_of
+    from rlhf_forge.inspection.selection import rule_of
 
     rule = rule_of(code)
     removed = "; a cleaned copy is without such records" if rule.removes else ""
@@ -94,7 +98,7 @@ def _run_of(
     config: str | None, base: str | None, chat_template: str, max_length: int | None
 ) -> dict[str, Any]:
     """Base, template, length and column names of the run that is to train on the data."""
-    run: dict[str, Any] = {"base": base, "chat_template": chat_template, "map": {}}
+    run: dict[str, Any] = {"base": base, "chat_template": chat_template, "map": {}, "format": None}
     length: Any = None
     if config is not None:
         import yaml
@@ -107,7 +111,7 @@ def _run_of(
             run["base"] = base or read["model"]["init_args"]["backbone"]["path"]
         except (KeyError, TypeError, yaml.YAMLError):
             raise UserError(f"--config: {config} is no config of a stage with a base") from None
-        run |= {key: data[key] for key in ("chat_template", "map") if data.get(key)}
+        run |= {key: data[key] for key in ("chat_template", "map", "format") if data.get(key)}
         length = data.get("max_length")
     run["max_length"] = max_length or length or 1024
     return run
@@ -116,21 +120,20 @@ def _run_of(
 def _settings(
     select: str | None,
     ignore: str | None,
-    columns: dict[str, str],
+    wording: "Wording",
     run: dict[str, Any],
     reward: str | None,
-    seed: int,
 ) -> "Settings":
     from rlhf_forge.inspection.inspect import Settings
-    from rlhf_forge.inspection.rules import selected
+    from rlhf_forge.inspection.selection import selected
 
     codes = selected(select, ignore)
     tokens = _as_trained(run)
     if reward is None:
-        return Settings(codes, columns, tokens, seed=seed)
+        return Settings(codes, wording, tokens)
     from rlhf_forge.inspection.reward_judge import reward_judge
 
-    return Settings(codes, columns, tokens, reward_judge(Path(reward)), reward, seed)
+    return Settings(codes, wording, tokens, reward_judge(Path(reward)), reward)
 
 
 def _as_trained(run: dict[str, Any]) -> "AsTrained | None":

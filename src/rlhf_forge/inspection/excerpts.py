@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from rlhf_forge.data.records import Conversation
 from rlhf_forge.inspection.findings import Example, Finding
 from rlhf_forge.inspection.ledger import Ledger
-from rlhf_forge.inspection.reading import Reading, Source, read_pairs
+from rlhf_forge.inspection.reading import Reading, Source, Wording, read_pairs
 
 SHOWN = 5
 LONGEST = 2000
@@ -16,14 +16,12 @@ LONGEST = 2000
 def examples_of(
     findings: Sequence[Finding],
     sources: Sequence[Source],
-    columns: Mapping[str, str],
+    wording: Wording,
     ledger: Ledger,
-    *,
-    seed: int,
 ) -> dict[str, list[Example]]:
     """The first records of each finding as text, under its code."""
     wanted = {int(row) for finding in findings for row in finding.rows[:SHOWN]}
-    texts = _texts(wanted, sources, columns, seed)
+    texts = _texts(wanted, sources, wording)
     return {
         f.code: [_example(f, at, ledger, texts) for at in range(len(f.rows[:SHOWN]))]
         for f in findings
@@ -31,13 +29,13 @@ def examples_of(
 
 
 def _texts(
-    wanted: set[int], sources: Sequence[Source], columns: Mapping[str, str], seed: int
+    wanted: set[int], sources: Sequence[Source], wording: Wording
 ) -> dict[int, dict[str, str]]:
     """Texts of the records with these numbers; reading stops when all are found."""
     found: dict[int, dict[str, str]] = {}
     number = 0
     for source in sources:
-        for reading in read_pairs(source, columns, seed=seed):
+        for reading in read_pairs(source, wording):
             if len(found) == len(wanted):
                 return found
             if number in wanted:

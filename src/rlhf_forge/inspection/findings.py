@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from rlhf_forge.evaluation.statistics import Share
 from rlhf_forge.inspection.ledger import Ledger
-from rlhf_forge.inspection.rules import BY_CODE, Rule
+from rlhf_forge.inspection.rule import Rule
+from rlhf_forge.inspection.rules import BY_CODE
 from rlhf_forge.inspection.tendencies import SourceRow, Tendency
 
 Numbers = NDArray[np.int64]

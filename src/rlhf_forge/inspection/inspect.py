@@ -1,6 +1,6 @@
 """From paths to findings."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -19,8 +19,9 @@ from rlhf_forge.inspection.findings import (
 )
 from rlhf_forge.inspection.ledger import Columns
 from rlhf_forge.inspection.near import Near
-from rlhf_forge.inspection.reading import Source, format_of, read_pairs
-from rlhf_forge.inspection.rules import BY_CODE, worst
+from rlhf_forge.inspection.reading import Source, Wording, format_of, read_pairs
+from rlhf_forge.inspection.rules import BY_CODE
+from rlhf_forge.inspection.selection import worst
 from rlhf_forge.inspection.sets import (
     Matches,
     contradictions,
@@ -47,20 +48,18 @@ class Settings:
 
     Attributes:
         codes: Rules to apply.
-        columns: Name in the files for each key that a format wants.
+        wording: How the sources are to be read.
         as_trained: The checks that need the run's tokenizer; None without.
         judge: Gives the lead of the chosen over the rejected answer of pairs, as log-odds; None for
             the cheap model.
         judge_name: For the reader.
-        seed: Of what is drawn.
     """
 
     codes: frozenset[str] = frozenset(BY_CODE)
-    columns: Mapping[str, str] = field(default_factory=dict)
+    wording: Wording = field(default_factory=lambda: Wording({}))
     as_trained: AsTrained | None = None
     judge: Judge | None = None
     judge_name: str = "logistic regression on words, cross-validated"
-    seed: int = 0
 
 
 def inspect(sources: Sequence[Source], settings: Settings) -> Inspection:
@@ -77,16 +76,15 @@ def inspect(sources: Sequence[Source], settings: Settings) -> Inspection:
         UserError: If a source cannot be read at all, or holds no pairs.
     """
     ordered = sorted(sources, key=lambda source: not source.held_out)
-    with closing(Survey(settings.as_trained, seed=settings.seed)) as survey:
+    with closing(Survey(settings.as_trained, seed=settings.wording.seed)) as survey:
         facts = [_taken(survey, source, settings) for source in ordered]
         return _found(survey, facts, ordered, settings)
 
 
 def _taken(survey: Survey, source: Source, settings: Settings) -> SourceFacts:
     """What a source is, once it is read."""
-    readings = read_pairs(source, settings.columns, seed=settings.seed)
-    number = survey.take(readings, held_out=source.held_out)
-    form = format_of(source, settings.columns, seed=settings.seed)
+    number = survey.take(read_pairs(source, settings.wording), held_out=source.held_out)
+    form = format_of(source, settings.wording)
     return SourceFacts(source.path, form.name, number, source.held_out)
 
 
@@ -116,7 +114,7 @@ def _found(
         labels=labels,
         unsure=near.unsure,
         ledger=ledger,
-        examples=examples_of(findings, sources, settings.columns, ledger, seed=settings.seed),
+        examples=examples_of(findings, sources, settings.wording, ledger),
     )
 
 
@@ -218,7 +216,7 @@ def _of_labels(labels: Labels | None) -> Iterator[Finding]:
 
 def _others(survey: Survey) -> dict[str, int]:
     reasons: dict[str, int] = {}
-    for code in ("PREF101", "PREF102", "PREF103"):
+    for code in ("PREF101", "PREF102", "PREF103", "PREF106"):
         broken = survey.broken.get(code)
         if broken is not None:
             reasons |= dict(broken.details)

@@ -1,15 +1,18 @@
-"""Rows of preference data one by one: pairs, and what is none with the reason."""
+"""Records of preference data one by one: pairs, and what is none with the reason."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
-from rlhf_forge.data.detection import SAMPLE, detect, renamed
-from rlhf_forge.data.formats import Format
-from rlhf_forge.data.records import BadRecord, Pair
-from rlhf_forge.data.sources import read_rows
+from rlhf_forge.data.detection import SAMPLE, detect, renamed, require_columns
+from rlhf_forge.data.format import Format
+from rlhf_forge.data.loading import records_of
+from rlhf_forge.data.records import BadRecord, NoPreference, Pair, Record
+from rlhf_forge.data.sources import Row, read_rows
 from rlhf_forge.errors import UserError
+
+DIFFERENT_CONTEXTS = "chosen and rejected differ before their last turn"
 
 
 @dataclass(frozen=True)
@@ -28,65 +31,69 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Wording:
+    """How the person says a source is to be read.
+
+    Attributes:
+        columns: Name in the file for each key that a format wants.
+        form: Name of the format; None to tell it from the first rows.
+        seed: Handed to a function.
+    """
+
+    columns: Mapping[str, str]
+    form: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Reading:
-    """One pair of a source, or what stands in its place.
+    """One record of a source; a row may hold several.
 
     Attributes:
         origin: Where it stands.
-        fields: The row as it was read; empty where it could not be.
-        pair: None if the row is none.
+        fields: The row, without what is private in it; empty where it could not be read.
+        pair: None if the record is none.
+        code: Rule that it breaks by being none.
         reason: Why it is none.
-        broken: Whether the source cannot be read beyond this place.
     """
 
     origin: str
     fields: dict[str, Any]
     pair: Pair | None
+    code: str = ""
     reason: str = ""
-    broken: bool = False
 
 
-def read_pairs(source: Source, columns: Mapping[str, str], *, seed: int) -> Iterator[Reading]:
-    """All rows of a source in order; a line that cannot be read is the last.
-
-    Args:
-        source: To read.
-        columns: Name in the file for each key that a format wants.
-        seed: Handed to a function.
+def read_pairs(source: Source, wording: Wording) -> Iterator[Reading]:
+    """All records of a source in order; a line that cannot be read is the last.
 
     Raises:
         UserError: If there is nothing to read, or its format is not known or holds no pairs.
     """
-    rows = read_rows(source.path, split=source.split, seed=seed)
+    rows = read_rows(source.path, split=source.split, seed=wording.seed)
     first, fault = _first(rows)
-    if not first and fault is not None:
-        raise fault
-    form = detect(_ours(first, columns, source), source.path, kind="pairs", named=columns)
+    form = _form(first, fault, source, wording)
     try:
         for origin, fields in chain(first, rows if fault is None else ()):
-            yield _reading(form, origin, fields, columns, source)
+            yield from _readings(form, origin, fields, wording)
     except UserError as error:
         fault = error
     if fault is not None:
         place, _, reason = str(fault).partition(": ")
-        yield Reading(place, {}, None, reason, broken=True)
+        yield Reading(place, {}, None, "PREF101", reason)
 
 
-def format_of(source: Source, columns: Mapping[str, str], *, seed: int) -> Format:
+def format_of(source: Source, wording: Wording) -> Format:
     """The format that the first rows have.
 
     Raises:
         UserError: As `read_pairs`.
     """
-    first, fault = _first(read_rows(source.path, split=source.split, seed=seed))
-    if not first and fault is not None:
-        raise fault
-    return detect(_ours(first, columns, source), source.path, kind="pairs", named=columns)
+    rows = read_rows(source.path, split=source.split, seed=wording.seed)
+    return _form(*_first(rows), source, wording)
 
 
-def _first(
-    rows: Iterator[tuple[str, dict[str, Any]]],
-) -> tuple[list[tuple[str, dict[str, Any]]], UserError | None]:
+def _first(rows: Iterator[Row]) -> tuple[list[Row], UserError | None]:
     """The rows that a format is told by, and what went wrong on the way to them."""
     first = []
     try:
@@ -97,21 +104,32 @@ def _first(
     return first, None
 
 
-def _ours(
-    rows: Sequence[tuple[str, dict[str, Any]]], columns: Mapping[str, str], source: Source
-) -> list[dict[str, Any]]:
-    return renamed([fields for _, fields in rows], columns, source.path)
+def _form(first: list[Row], fault: UserError | None, source: Source, wording: Wording) -> Format:
+    if not first and fault is not None:
+        raise fault
+    rows = [fields for _, fields in first]
+    require_columns(rows, wording.columns, source.path)
+    ours = [renamed(fields, wording.columns) for fields in rows]
+    return detect(ours, source.path, kind="pairs", named=wording.columns, name=wording.form)
 
 
-def _reading(
-    form: Format, origin: str, fields: dict[str, Any], columns: Mapping[str, str], source: Source
-) -> Reading:
-    named = {key: fields.get(column) for key, column in columns.items()}
-    complete = dict.fromkeys(form.keys) | fields | named
+def _readings(
+    form: Format, origin: str, fields: dict[str, Any], wording: Wording
+) -> Iterator[Reading]:
     try:
-        record = form.read(complete, origin)
+        records = records_of(form, wording.columns, origin, fields)
     except BadRecord as bad:
-        return Reading(origin, fields, None, str(bad))
-    if not isinstance(record, Pair):
-        return Reading(origin, fields, None, "not a pair of answers")
-    return Reading(origin, fields, replace(record, fields=fields))
+        reason = str(bad).split(":")[0]  # what stands behind differs from record to record
+        kept = {key: value for key, value in fields.items() if key not in form.private}
+        code = "PREF103" if reason == DIFFERENT_CONTEXTS else "PREF102"
+        yield Reading(origin, kept, None, code, reason)
+        return
+    yield from (_reading(record) for record in records)
+
+
+def _reading(record: Record) -> Reading:
+    if isinstance(record, Pair):
+        return Reading(record.origin, record.fields, record)
+    if isinstance(record, NoPreference):
+        return Reading(record.origin, record.fields, None, "PREF106", record.reason)
+    return Reading(record.origin, record.fields, None, "PREF102", "not a pair of answers")

@@ -101,10 +101,11 @@ def _machine_text(pair: Pair) -> str | None:
 
 
 def _marked(pair: Pair) -> str | None:
-    whole = "\n".join(_texts(pair))
+    # A line break before each text: some markers are ones only where a line begins.
+    whole = "".join(f"\n{text}" for text in _texts(pair))
     if not any(marker in whole for marker in (*MARKERS, *END_TOKENS)):
         return None
-    inner = "\n".join(map(without_end_token, _texts(pair)))
+    inner = "".join(f"\n{without_end_token(text)}" for text in _texts(pair))
     return next((m.strip() for m in (*MARKERS, *END_TOKENS) if m in inner), None)
 
 

@@ -1,33 +1,6 @@
 """The rules, under codes that stay; docs/inspect-data.md shows the same table."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
-
-from rlhf_forge.errors import UserError
-from rlhf_forge.words import nearest
-
-Severity = Literal["error", "warning", "info"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Something that preference data can have wrong.
-
-    Attributes:
-        code: Never given to another rule.
-        name: What a pair, or the data, is said to be.
-        severity: error: training on it is a mistake; warning: look at it; info: know it.
-        removes: Whether a cleaned copy is without such rows.
-        why: What it means, what it does to training, what to do.
-    """
-
-    code: str
-    name: str
-    severity: Severity
-    removes: bool
-    why: str
-
+from rlhf_forge.inspection.rule import Rule
 
 RULES = (
     Rule(
@@ -70,6 +43,14 @@ RULES = (
         "A text holds the replacement character U+FFFD, control characters, direction marks or "
         "remains of HTML (&amp;, <br>): it was decoded or scraped wrongly. A reward model "
         "learns to tell the sides by such traces.",
+    ),
+    Rule(
+        "PREF106",
+        "no-preference",
+        "info",
+        False,
+        "A tie, both bad, equal scores: nobody said which answer is better. Such records are no "
+        "pairs and are not trained on.",
     ),
     Rule(
         "PREF201",
@@ -258,45 +239,3 @@ RULES = (
     ),
 )
 BY_CODE = {rule.code: rule for rule in RULES}
-
-
-def selected(select: str | None, ignore: str | None) -> frozenset[str]:
-    """Codes that were asked for, less those that were not.
-
-    Args:
-        select: Codes or their beginnings (PREF3), separated by commas; None for all.
-        ignore: The same.
-
-    Raises:
-        UserError: For a beginning of no code.
-    """
-    chosen = frozenset(BY_CODE) if select is None else _expanded(select, "select")
-    return chosen - (_expanded(ignore, "ignore") if ignore else frozenset())
-
-
-def rule_of(code: str) -> Rule:
-    """The rule with this code.
-
-    Raises:
-        UserError: If there is none.
-    """
-    rule = BY_CODE.get(code.upper())
-    if rule is None:
-        raise UserError(f"--explain: no rule {code!r}", hint=nearest(code.upper(), BY_CODE))
-    return rule
-
-
-def _expanded(codes: str, option: str) -> frozenset[str]:
-    starts = [code.strip().upper() for code in codes.split(",")]
-    for start in starts:
-        if not start or not any(code.startswith(start) for code in BY_CODE):
-            raise UserError(f"--{option}: no rule {start!r}", hint=nearest(start, BY_CODE))
-    return frozenset(code for code in BY_CODE if code.startswith(tuple(starts)))
-
-
-def worst(codes: Iterable[str]) -> list[Rule]:
-    """Their rules, errors first, then by code."""
-    order: list[Severity] = ["error", "warning", "info"]
-    return sorted(
-        (BY_CODE[c] for c in codes), key=lambda rule: (order.index(rule.severity), rule.code)
-    )

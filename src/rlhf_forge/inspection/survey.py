@@ -16,8 +16,6 @@ from rlhf_forge.randomness import generator
 MOST_CASES = 10_000
 """Pairs that the label model looks at, drawn evenly from all."""
 MOST_DETAILS = 100
-DIFFERENT_CONTEXTS = "chosen and rejected differ before their last turn"
-SOURCE_KEYS = ("source", "subset", "domain", "dataset")
 
 
 @dataclass
@@ -78,15 +76,11 @@ class Survey:
 
     def _take_other(self, reading: Reading, *, held_out: bool) -> None:
         self.ledger.add_other(reading.origin, held_out)
-        different = reading.reason == DIFFERENT_CONTEXTS
-        code = "PREF101" if reading.broken else "PREF103" if different else "PREF102"
-        # What stands behind the colon differs from record to record.
-        self._note({code: reading.reason.split(":")[0]})
+        self._note({reading.code: reading.reason})
 
     def _take_pair(self, reading: Reading, pair: Pair, *, held_out: bool) -> None:
         words = worded(pair)
-        source = next((str(reading.fields[k]) for k in SOURCE_KEYS if reading.fields.get(k)), "")
-        self.ledger.add_pair(reading.origin, pair, words, source, held_out)
+        self.ledger.add_pair(reading.origin, pair, words, pair.source or "", held_out)
         row = len(self.ledger) - 1
         told = checks_of(pair, words, reading.fields)
         if self._as_trained is not None and not {"PREF201", "PREF203"} & told.keys():
