@@ -26,16 +26,23 @@ from rlhf_forge.callbacks.guard import DivergenceGuard
 from rlhf_forge.callbacks.predictions import PREDICTIONS
 from rlhf_forge.callbacks.stopping import CleanStop
 from rlhf_forge.callbacks.strategy import SharedRows
+from rlhf_forge.callbacks.watch import Watch
 from rlhf_forge.errors import UserError
 from rlhf_forge.fingerprint import has_finished
 from rlhf_forge.modules.calibration import require_enough_held_out
 from rlhf_forge.modules.roles import expected_of
 from rlhf_forge.parsed_stage import ParsedStage
 from rlhf_forge.parsing import first_line
-from rlhf_forge.preflight import fitting_parents, look_at_card, require_place
+from rlhf_forge.preflight import (
+    fitting_parents,
+    look_at_card,
+    require_place,
+    require_watchable,
+)
 from rlhf_forge.processes import processes_of, require_startable
 from rlhf_forge.run_folder import find_checkpoint, last_checkpoint, set_aside
-from rlhf_forge.stage_config import Best, class_at, length_of, missing_parents, one_line, parents_of
+from rlhf_forge.stage_config import class_at, length_of, missing_parents, one_line, parents_of
+from rlhf_forge.watch_settings import WatchSettings
 
 # Said by us, on the right stream.
 QUIETLY: dict[str, dict[str, bool]] = {
@@ -165,10 +172,13 @@ class ForgeCLI(ParsedStage):
         if checkpoint is None or self.folder.resolve() not in Path(checkpoint).resolve().parents:
             self._require_all_it_needs()  # before anything is moved
             rank_zero_only(set_aside)(self.folder)
-        best = None if config.keep_best is None else BestCheckpoint(Best(**config.keep_best))
+        watch = None if config.watch is None else Watch(WatchSettings(**config.watch))
+        kept = self.kept_best()
+        best = None if kept is None else BestCheckpoint(kept)
         every, keep = config.checkpoint_every, config.keep_checkpoints
         self.trainer.callbacks += [  # type: ignore[attr-defined]
             DivergenceGuard(),  # before what is written down
+            *([] if watch is None else [watch]),
             *([] if best is None else [best]),
             IterationCheckpoint(every, keep, self.dependencies),
             ArtefactWriter(self.fingerprint, best),
@@ -187,11 +197,13 @@ class ForgeCLI(ParsedStage):
         backbone = self.model.backbone_config
         arguments = self.config.model.init_args
         parents = parents_of(arguments)
-        _, misfits = fitting_parents(
-            parents, backbone.lora, expected_of(backbone, self.datamodule.template)
-        )
+        expected = expected_of(backbone, self.datamodule.template)
+        _, misfits = fitting_parents(parents, backbone.lora, expected)
         for misfit in misfits:
             raise misfit
+        if self.config.watch is not None:
+            prompts = len(self.datamodule.held_out)
+            require_watchable(self.config.watch.judge, prompts, parents.get("sft"), expected)
         told = look_at_card(parents, accepted=arguments.get("accept_bad_card"))
         if told is not None:
             _tell(told)

@@ -62,6 +62,9 @@ def dependencies_of(config: Mapping[str, Any]) -> dict[str, str]:
         artefact = artefact_in(arguments.get(parent))
         if artefact is not None:
             contents[f"model.init_args.{parent}"] = _parent(artefact)
+    judge = artefact_in((config.get("watch") or {}).get("judge"))
+    if judge is not None:
+        contents["watch.judge"] = _parent(judge)
     contents |= {f"data.{key}": _content(data[key]) for key in FILES if data.get(key)}
     return dict(_flat(kept)) | {f"{CONTENTS}{key}": value for key, value in contents.items()}
 

@@ -22,6 +22,7 @@ from rlhf_forge.fingerprint import dependencies_of, fingerprint_of
 from rlhf_forge.run_folder import stage_folder
 from rlhf_forge.stage_config import (
     STAGE_CLASSES,
+    Best,
     base_of,
     class_at,
     fill_in_parents,
@@ -32,6 +33,7 @@ from rlhf_forge.stage_config import (
     seed_of,
 )
 from rlhf_forge.stage_parser import StageParser, add_class_arguments, add_run_arguments
+from rlhf_forge.watch_settings import WatchSettings
 
 # PPO learns from responses, and a reward model is scaled on some.
 SAMPLING_STAGES = frozenset({"reward", "ppo"})
@@ -119,6 +121,13 @@ class ParsedStage(LightningCLI):
     def folder(self) -> Path:
         """Where this run's stage lives."""
         return stage_folder(self.config.run, self.name)
+
+    def kept_best(self) -> Best | None:
+        """By what the best state is kept: keep_best, or else the watch's judge; None: it is not."""
+        if self.config.keep_best is not None:
+            return Best(**self.config.keep_best)
+        watch = None if self.config.watch is None else WatchSettings(**self.config.watch)
+        return None if watch is None or watch.kept_by is None else Best(watch.kept_by)
 
     def mistakes(self) -> Iterator[UserError]:
         """What the config says and may not."""

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlhf_forge.artefact import MANIFEST, Expected
+from rlhf_forge.artefact import MANIFEST, Expected, read_manifest
 from rlhf_forge.backbone.adapter_files import AdapterWeights
 from rlhf_forge.backbone.config import LoraSpec
 from rlhf_forge.backbone.loading import content_fingerprint, require_weights
 from rlhf_forge.backbone.sizes import adapter_numbers
+from rlhf_forge.data.functions import load_function
 from rlhf_forge.data.module import PreferenceDataModule
 from rlhf_forge.data.sources import read_rows
 from rlhf_forge.data.tokenize import Example, PairExample
@@ -19,6 +20,7 @@ from rlhf_forge.errors import UserError
 from rlhf_forge.evaluation.report_card import read_report
 from rlhf_forge.hub import base_folder, base_here
 from rlhf_forge.modules.roles import read_parent, require_its_reference
+from rlhf_forge.reward_terms import names_function
 
 T = TypeVar("T")
 FLOAT32 = 4
@@ -170,6 +172,38 @@ def look_at_card(parents: Mapping[str, Path], *, accepted: bool | None) -> str |
             hint="train a better reward model, or set model.init_args.accept_bad_card to true",
         )
     return f"reward: report card {told}"
+
+
+def require_watchable(
+    judge: str | None, held_out: int, sft: Path | None, expected: Expected
+) -> None:
+    """Refuse a watch that has no prompts, or whose judge is not there or does not fit.
+
+    Args:
+        judge: A module:function, or the artefact of a reward model; None: there is none.
+        held_out: Number of held-out prompts.
+        sft: Artefact of the run's reference; None: the bare base.
+        expected: What an artefact must have been made with.
+
+    Raises:
+        UserError: Naming the key.
+    """
+    if held_out == 0:
+        raise UserError(
+            "watch: reads held-out prompts, and there are none",
+            hint="raise data.validation_fraction, or give data.validation a file",
+        )
+    if judge is None:
+        return
+    try:
+        if names_function(judge):
+            load_function(judge)
+            return
+        manifest, scorer = read_parent(judge, expected, stage="reward")
+        reference = None if sft is None else read_manifest(sft).fingerprint
+        require_its_reference(scorer, manifest, reference, where=judge)
+    except UserError as error:
+        raise UserError(f"watch.judge: {error}", hint=error.hint) from error
 
 
 def require_place(folder: Path) -> None:

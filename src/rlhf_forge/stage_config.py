@@ -15,6 +15,7 @@ from rlhf_forge.parsing import first_line, innermost, user_error_in
 from rlhf_forge.processes import mistakes_in_processes
 from rlhf_forge.reward_terms import artefact_in, filled_in
 from rlhf_forge.run_folder import stage_folder
+from rlhf_forge.watch_settings import mistakes_in_watch
 from rlhf_forge.words import nearest
 
 # A config may name these classes without their module.
@@ -68,7 +69,9 @@ def mistakes_in(config: Any) -> Iterator[UserError]:
     for key in ("checkpoint_every", "keep_checkpoints"):
         if config[key] < 1:
             yield UserError(f"{key}: must be 1 or more, got {config[key]}")
-    yield from _mistakes_in_name(config, class_at(config.model.class_path).stage)
+    stage = class_at(config.model.class_path).stage
+    yield from _mistakes_in_name(config, stage)
+    yield from mistakes_in_watch(config, stage)
     yield from _mistakes_in_trainer(config.trainer)
     arguments = config.model.init_args
     if arguments.get("sft") is not None and not _is_needed("sft", arguments):

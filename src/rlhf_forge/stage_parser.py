@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from rlhf_forge.parsing import known_keys, mistake
 from rlhf_forge.stage_config import STAGE_CLASSES, Best, class_at
+from rlhf_forge.watch_settings import WatchSettings
 from rlhf_forge.words import DRY_RUN, STAGES
 
 TITLES = {
@@ -96,6 +97,14 @@ def add_run_arguments(parser: LightningArgumentParser, word: str) -> None:
         default=None,
         help="keep the best state as well, and write the artefact from it: "
         "{metric: judge/score, mode: max}; none: the artefact is the last state",
+    )
+    parser.add_argument(
+        "--watch",
+        type=WatchSettings | None,
+        default=None,
+        help="look at PPO on held-out prompts with a judge that it never optimises against: "
+        "{judge: module:function or ARTEFACT}; none: nobody looks. The artefact is then the best "
+        "state by the judge, unless keep_best or watch.keep says otherwise",
     )
     parser.add_argument(
         "--ckpt_path",

@@ -261,14 +261,7 @@ def test_parents_that_do_not_fit_are_found(
             ["--ckpt_path", "last", "--data.seed", "1"],
             "ckpt_path: lightning_logs/x/sft/checkpoints/last.ckpt is of a run with another config",
         ),
-        (
-            "ppo",
-            [
-                "--trainer.callbacks+=rlhf_forge.callbacks.judge.Judge",
-                "--trainer.callbacks.function=nowhere:score",
-            ],
-            "no function nowhere:score",
-        ),
+        ("ppo", ["--watch.judge", "nowhere:score"], "watch.judge: no function nowhere:score"),
     ],
 )
 def test_what_would_stop_the_run_later_is_found_now(

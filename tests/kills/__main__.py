@@ -4,8 +4,8 @@
     python -m tests.kills --uniform 1 --aimed 0 --writes 2 --stages ppo
 
 A run that was killed is started again with --ckpt_path last (without, if it had no checkpoint yet)
-and held against a run that was not: weights by SHA-256, all metrics but times, all samples. Ends
-with 1 if anything differs, or a checkpoint cannot be loaded.
+and held against a run that was not: weights by SHA-256, all metrics but times, all samples, all
+readings of the watch. Ends with 1 if anything differs, or a checkpoint cannot be loaded.
 """
 
 import argparse
@@ -41,6 +41,10 @@ PHASES = {
 }
 OTHER_DISK = Path("/dev/shm")
 NEVER = ("never", 0, 0.0)
+# The artefact is the last state, so that its weights tell of every iteration.
+WATCH = (
+    "{judge: 'tests.tiny_judges:letters', every: 2, number: 8, keep: last, action: raise_kl_coef}"
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class End:
     weights: str
     metrics: dict[str, list[tuple[int, float]]]
     samples: str
+    readings: str
 
 
 class Runs:
@@ -73,6 +78,7 @@ class Runs:
             command += ["--model.init_args.sft", str(logs / "sft/artefact")]
         if self.stage == "ppo":
             command += ["--model.init_args.reward", str(logs / "reward/artefact")]
+            command += ["--watch", WATCH]
         if (self.folder(run) / "checkpoints/last.ckpt").is_file():
             command += ["--ckpt_path", "last"]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
@@ -96,8 +102,17 @@ class Runs:
         """Of a run that is over."""
         folder = self.folder(run)
         weights = sha256((folder / "artefact/adapter_model.safetensors").read_bytes()).hexdigest()
-        samples = folder / "samples.jsonl"
-        return End(weights, metrics_in(folder), samples.read_text() if samples.is_file() else "")
+        return End(
+            weights,
+            metrics_in(folder),
+            text_of(folder / "samples.jsonl"),
+            text_of(folder / "watch.jsonl"),
+        )
+
+
+def text_of(path: Path) -> str:
+    """Of a file that only PPO writes."""
+    return path.read_text() if path.is_file() else ""
 
 
 def metrics_in(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -22,7 +22,8 @@ class BestCheckpoint(Callback):
     """Writes ``checkpoints/best.ckpt`` whenever the metric is better than ever before.
 
     The metric is looked at behind every step, and its validation if there is one, when the weights
-    are those that it was measured on. An old value is no better than itself.
+    are those that it was measured on, and before the first step: what a run starts from may be its
+    best. An old value is no better than itself.
 
     Args:
         by: What is better.
@@ -31,6 +32,10 @@ class BestCheckpoint(Callback):
     def __init__(self, by: Best) -> None:
         self.by = by
         self.value = -inf if by.mode == "max" else inf
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._consider(trainer)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:

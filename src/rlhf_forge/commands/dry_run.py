@@ -23,6 +23,7 @@ from rlhf_forge.preflight import (
     read_data,
     require_place,
     require_space,
+    require_watchable,
     whole_base,
 )
 from rlhf_forge.run_folder import find_checkpoint
@@ -106,10 +107,13 @@ def look_at_contents(
         expected = Expected(base.fingerprint, template.tokenizer_hash, template.hash)
         adapters, misfits = fitting_parents(parents, lora, expected)
         findings += misfits
+        if config.watch is not None:
+            judge, prompts = config.watch.judge, len(data.held_out)
+            findings.of(require_watchable, judge, prompts, parents.get("sft"), expected)
         rank = max([weights.lora.r for weights in adapters.values()], default=rank)
     roles = len(module.trained_roles) if module.stage == "ppo" else 1
     members = module.ensemble if module.stage == "reward" else 1
-    kept = config.keep_checkpoints + (config.keep_best is not None)
+    kept = config.keep_checkpoints + (stage.kept_best() is not None)
     space = findings.of(
         lambda: require_space(  # asks for the folder, which a bad name has not
             stage.folder,
