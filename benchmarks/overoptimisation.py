@@ -1,0 +1,300 @@
+"""Which alarm tells that PPO over-optimises its reward: runs on the toy world, and one table.
+
+    python benchmarks/overoptimisation.py
+    python benchmarks/overoptimisation.py --seeds 0 --minutes 30
+
+The thresholds are to be chosen on seeds 0 to 4 and shown on seeds 10 to 14. Of each seed an
+over-optimising run (nothing asked for KL, a high learning rate) and a healthy one (the quickstart's
+settings), both on the same plain reward model: one without the likelihood feature. A panel looks on
+and acts on nothing: a judge of the same kind (another plain reward model, on other pairs), a judge
+of the other kind (the quickstart's reward model, with the feature, on other pairs again), and gold.
+What each alarm would have said, and which state it would have kept, is worked out from the panel's
+readings by the rules that the watch follows.
+
+Every piece is a process of its own with one thread, and a finished one is not run again; after
+`--minutes` no further one is begun. Writes benchmarks/results/overoptimisation.json, with every
+reading, and docs/overoptimisation.md, of the runs that there are.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from panel import EVERY, NUMBER
+from quickstart import HOW, LOGS, RESULTS, ROOT, commit
+
+from rlhf_forge.evaluation.findings import JUDGE_FELL, findings_in
+from rlhf_forge.evaluation.readings import Reading
+
+CHOSEN_ON, SHOWN_ON = (0, 1, 2, 3, 4), (10, 11, 12, 13, 14)
+SETTINGS = "configs/quickstart"
+# A plain reward model: about half the quickstart's steps, on pairs of a seed of its own.
+PLAIN = ["--model.init_args.reference_likelihood", "false"]
+PLAIN += ["--model.init_args.total_steps", "120", "--trainer.limit_val_batches", "4"]
+PROXY, SAME = 100, 200
+OVER = {
+    "model.init_args.total_iterations": "16",
+    "model.init_args.objective.kl_coef": "0.0",
+    "model.init_args.updates.learning_rate": "2.0e-3",
+}
+# Evaluations behind gold's peak within which an alarm is in time, and gold that may be lost.
+IN_TIME, LOST = 2, 0.1
+# The plain alarm: nats of KL beyond which it speaks. Chosen as the others' thresholds were.
+MOST_KL = 6.0
+ALARMS = {
+    "same": "judge of the same kind",
+    "other": "judge of the other kind",
+    "kl": f"KL above {MOST_KL:g} nats",
+    "gold": "gold (no alarm knows it)",
+}
+RUNS = ("over", "healthy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The panel's readings of one run.
+
+    Attributes:
+        readings: Without a judge's scores.
+        judges: Of each judge the scores of every reading.
+    """
+
+    readings: list[Reading]
+    judges: dict[str, list[list[float]]]
+
+    @classmethod
+    def of(cls, path: Path) -> "Run":
+        """What a panel wrote."""
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        known = {field.name for field in fields(Reading)}
+        readings = [Reading(**{k: v for k, v in row.items() if k in known}) for row in rows]
+        return cls(
+            readings, {name: [row["judges"][name] for row in rows] for name in rows[0]["judges"]}
+        )
+
+    def as_judged(self, name: str) -> list[Reading]:
+        """The readings as a watch with this judge takes them."""
+        pairs = zip(self.readings, self.judges[name], strict=True)
+        return [replace(reading, judged=scores) for reading, scores in pairs]
+
+    def means(self, name: str) -> list[float]:
+        """A judge's mean score of every reading."""
+        return [fmean(scores) for scores in self.judges[name]]
+
+
+def spoke_at(run: Run, alarm: str) -> int | None:
+    """The reading at which an alarm speaks first; None: it is silent."""
+    if alarm == "kl":
+        beyond = (at for at, reading in enumerate(run.readings) if reading.kl > MOST_KL)
+        return next(beyond, None)
+    readings = run.as_judged(alarm)
+    for at in range(1, len(readings)):
+        if any(found.kind == JUDGE_FELL for found in findings_in(readings[: at + 1])):
+            return at
+    return None
+
+
+def kept_at(run: Run, alarm: str) -> int:
+    """The reading whose state would be the artefact."""
+    if alarm == "kl":  # the best by the reward within the budget
+        within = [at for at, reading in enumerate(run.readings) if reading.kl <= MOST_KL]
+        return max(within, key=lambda at: run.readings[at].score)
+    means = run.means(alarm)
+    return max(range(len(means)), key=lambda at: means[at])
+
+
+def verdict(run: Run, alarm: str) -> dict[str, Any]:
+    """How an alarm did in one run: numbers of readings, and the gold that its choice costs."""
+    gold = run.means("gold")
+    peak = max(range(len(gold)), key=lambda at: gold[at])
+    spoke, kept = spoke_at(run, alarm), kept_at(run, alarm)
+    in_time = spoke is not None and peak < spoke <= peak + IN_TIME
+    lost = gold[peak] - gold[kept]
+    return {"peak": peak, "spoke": spoke, "in_time": in_time, "kept": kept, "lost": lost}
+
+
+def folder_of(seed: int) -> Path:
+    """Of a seed's run."""
+    return LOGS / f"over-{seed}"
+
+
+def stage(seed: int, config: str, name: str, *more: str, data: int | None = None) -> list[str]:
+    """The command line of one stage of a seed's run, on the seed's data or another's."""
+    drawn = str(seed if data is None else data)
+    command = ["fit", "--config", f"{SETTINGS}/{config}.yaml", "--run", f"over-{seed}"]
+    command += ["--name", name, "--seed_everything", drawn, "--data.seed", drawn]
+    return [*command, "--trainer.enable_progress_bar", "false", *more]
+
+
+def policy(seed: int, name: str, overrides: dict[str, str]) -> list[str]:
+    """A run of PPO on the plain reward model, with the panel looking on."""
+    models = {
+        "same": str(folder_of(seed) / "same" / "artefact"),
+        "other": str(folder_of(seed) / "reward" / "artefact"),
+    }
+    arguments = {"models": models, "out": str(folder_of(seed) / f"{name}.jsonl")}
+    panel = {"class_path": "panel.Panel", "init_args": arguments}
+    more = [text for key, value in overrides.items() for text in (f"--{key}", value)]
+    more += ["--model.init_args.reward", str(folder_of(seed) / "proxy" / "artefact")]
+    return stage(
+        seed, "ppo", name, *more, "--watch", "null", "--trainer.callbacks", json.dumps([panel])
+    )
+
+
+def pieces(seeds: Sequence[int]) -> Iterator[tuple[int, str, list[str]]]:
+    """All that is to be run: seed, name and command line."""
+    for seed in seeds:
+        yield seed, "sft", stage(seed, "sft", "sft")
+        yield seed, "reward", stage(seed, "reward", "reward")
+        for name, pairs in (("proxy", PROXY), ("same", SAME)):
+            yield seed, name, stage(seed, "reward", name, *PLAIN, data=pairs + seed)
+        yield seed, "over", policy(seed, "over", OVER)
+        yield seed, "healthy", policy(seed, "healthy", {})
+
+
+def run_piece(seed: int, name: str, arguments: list[str]) -> bool:
+    """Run a piece unless it is there; whether it is there then."""
+    done = folder_of(seed) / name / "artefact" / "forge.json"
+    if done.is_file():
+        return True
+    log = LOGS / f"over-{seed}-{name}.log"
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ
+    parts = [str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(part for part in parts if part)
+    started = time.perf_counter()
+    with log.open("w") as file:
+        command = [sys.executable, "-m", "rlhf_forge", *arguments]
+        subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=file, check=False)
+    seconds = time.perf_counter() - started
+    print(f"over-{seed} {name}: {'done' if done.is_file() else f'FAILED ({log})'}", end=" ")
+    print(f"in {seconds:.0f} s", flush=True)
+    if done.is_file():
+        made = {"commit": commit(), "date": time.strftime("%Y-%m-%d")}
+        (folder_of(seed) / name / HOW).write_text(json.dumps(made))
+    return done.is_file()
+
+
+def collected() -> list[dict[str, Any]]:
+    """All runs that are finished, with their readings and what every alarm made of them."""
+    rows = []
+    for seed in (*CHOSEN_ON, *SHOWN_ON):
+        for name in RUNS:
+            made = folder_of(seed) / name / HOW
+            if not made.is_file():
+                continue
+            run = Run.of(folder_of(seed) / f"{name}.jsonl")
+            rows.append(
+                {
+                    "seed": seed,
+                    "run": name,
+                    **json.loads(made.read_text()),
+                    "iteration": [reading.iteration for reading in run.readings],
+                    "reward": [reading.score for reading in run.readings],
+                    "kl": [reading.kl for reading in run.readings],
+                    "accuracy": [reading.accuracy for reading in run.readings],
+                    **{f"judge_{judge}": run.means(judge) for judge in run.judges},
+                    "alarms": {alarm: verdict(run, alarm) for alarm in ALARMS},
+                }
+            )
+    return rows
+
+
+def page(rows: Sequence[dict[str, Any]]) -> str:
+    """The tables as Markdown."""
+    lines = [
+        "# Over-optimisation: which alarm tells",
+        "",
+        f"`python benchmarks/overoptimisation.py` on {platform.machine()}, one thread. PPO on the "
+        f"toy world against a plain reward model, watched every {EVERY} iterations on {NUMBER} "
+        "held-out prompts; the file's first lines say how. *In time*: the alarm first speaks "
+        f"behind gold's peak, and at most {IN_TIME} readings behind it. *Within {LOST:g}*: the "
+        f"state that it would keep has a gold at most {LOST:g} below the best. *Silent*: it says "
+        "nothing in a healthy run. The alarm of a judge is the watch's own; no spread of an "
+        "ensemble is held against them yet.",
+        "",
+    ]
+    if not rows:
+        return "\n".join([*lines, "No run is finished yet.", ""])
+    groups = (("chosen on", CHOSEN_ON), ("shown on", SHOWN_ON))
+    for what, seeds in groups:
+        those = [row for row in rows if row["seed"] in seeds]
+        done = ", ".join(f"{row['seed']} ({row['run']})" for row in those) or "none"
+        lines += [f"Seeds that the thresholds were {what}, finished: {done}.", ""]
+        if those:
+            lines += table_of(those)
+    lines += ["Each run, one reading after the other:", ""]
+    for row in rows:
+        made = f"at {row['commit']}, {row['date']}"
+        lines += [f"Seed {row['seed']}, {row['run']} ({made}):", "", *curve_of(row), ""]
+    return "\n".join(lines)
+
+
+def table_of(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A row for each alarm: of how many runs it was right."""
+    over = [row["alarms"] for row in rows if row["run"] == "over"]
+    healthy = [row["alarms"] for row in rows if row["run"] == "healthy"]
+    lines = [
+        f"| alarm | in time | within {LOST:g} | gold lost, mean | silent where healthy |",
+        "|---|---|---|---|---|",
+    ]
+    for alarm, name in ALARMS.items():
+        in_time = sum(found[alarm]["in_time"] for found in over)
+        within = sum(found[alarm]["lost"] <= LOST for found in over)
+        lost = f"{fmean(found[alarm]['lost'] for found in over):.2f}" if over else ""
+        silent = sum(found[alarm]["spoke"] is None for found in healthy)
+        lines.append(
+            f"| {name} | {in_time} of {len(over)} | {within} of {len(over)} | {lost} "
+            f"| {silent} of {len(healthy)} |"
+        )
+    return [*lines, ""]
+
+
+def curve_of(row: dict[str, Any]) -> list[str]:
+    """All readings of a run, and where each alarm first spoke."""
+    columns = ["iteration", "kl", "reward", "judge_same", "judge_other", "judge_gold", "accuracy"]
+    lines = [
+        "| " + " | ".join(name.replace("judge_", "") for name in columns) + " | speaks |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for at in range(len(row["iteration"])):
+        cells = [f"{row[name][at]:.2f}" for name in columns[1:]]
+        first = [alarm for alarm, found in row["alarms"].items() if found["spoke"] == at]
+        lines.append(f"| {row['iteration'][at]} | {' | '.join(cells)} | {', '.join(first)} |")
+    return lines
+
+
+def main() -> None:
+    """Run what is missing and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="*", default=[*CHOSEN_ON, *SHOWN_ON])
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    arguments = parser.parse_args()
+    end = time.monotonic() + 60 * arguments.minutes
+    LOGS.mkdir(exist_ok=True)
+    failed = []
+    for seed, name, command in pieces(arguments.seeds):
+        if time.monotonic() > end:
+            break
+        if not run_piece(seed, name, command):
+            failed.append(f"{seed} {name}")
+    rows = collected()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "overoptimisation.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (ROOT / "docs" / "overoptimisation.md").write_text(page(rows))
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
