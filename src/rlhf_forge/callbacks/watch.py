@@ -27,7 +27,7 @@ from rlhf_forge.evaluation.statistics import mean_of
 from rlhf_forge.modules.ppo import PPOModule
 from rlhf_forge.modules.watched import JUDGE, Watched, add_judge, watched
 from rlhf_forge.reward_terms import names_function
-from rlhf_forge.watch_settings import WatchSettings
+from rlhf_forge.watch_settings import REWARDED, WatchSettings
 
 # What the action raise_kl_coef makes of the price of a nat, each time the watch speaks; a run that
 # asked nothing for it begins with what PPO asks by default.
@@ -41,8 +41,8 @@ STATE = ("spoken", "said", "stopped")
 class Watch(Callback):
     """Reads the policy on fixed held-out prompts: where PPO starts, every so often, and at its end.
 
-    A reading goes to ``watch.jsonl``; the means of reward and judge are logged as well. The judge's
-    is there for who keeps the best state. What the readings tell is said on stderr and in
+    A reading goes to ``watch.jsonl``, the judge's mean to the loggers. Means of judge and reward
+    are there for who keeps the best state. What the readings tell is said on stderr and in
     TensorBoard when it is new, and again when it has become as bad once more.
 
     Args:
@@ -118,14 +118,15 @@ class Watch(Callback):
         # What is not found any more may be said again.
         self.spoken = {f.kind: max(f.severity, self.spoken.get(f.kind, 0)) for f in found}
         self.said += [{"iteration": done, "kind": f.kind, "text": f.text} for f in news]
-        shown = {"watch/score": reading.score}
+        shown = {}
         if reading.judged:
             shown["judge/score"] = reading.judge
         if reading.accuracy is not None:
             shown["judge/accuracy"] = reading.accuracy
         if not self._is_beyond(reading.kl):
             # For who keeps the best; a module may not log before its first step.
-            trainer.callback_metrics.update({k: torch.tensor(v) for k, v in shown.items()})
+            means = {REWARDED: reading.score, **shown}
+            trainer.callback_metrics.update({k: torch.tensor(v) for k, v in means.items()})
         for logger in trainer.loggers:
             # Where the chart has as many iterations as the policy has behind it.
             logger.log_metrics(shown, step=done)
