@@ -12,6 +12,13 @@ LAST = "last.ckpt"
 BEST = "best.ckpt"
 NUMBERED = "iteration-{:06d}.ckpt"
 CONFIG = "config.yaml"
+PROVENANCE = "provenance.json"
+SAMPLES = "samples.jsonl"
+TIMES = "seconds.json"
+# In the run's folder, beside its stages.
+SUMMARY = "summary.json"
+RESPONSES = "responses.jsonl"
+EXPORT = "export"
 BEST_HINT = "keep_best in the config of fit names the metric by which one is kept"
 NAME = re.compile(r"\w[\w.-]*")
 

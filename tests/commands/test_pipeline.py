@@ -46,6 +46,10 @@ def test_all_stages_run_in_their_order_and_the_summary_says_what_came_of_it(
     assert found["seconds"].keys() == {"sft", "reward", "ppo", "evaluate", "export"}
     assert all(seconds > 0 for seconds in found["seconds"].values())
     assert found["peak_rss_mib"] > 100
+    assert found["judge"] is None
+    responses = [json.loads(line) for line in (ROOT / "responses.jsonl").read_text().splitlines()]
+    assert len(responses) == found["models"]["ppo"]["n"]
+    assert f"python -m rlhf_forge report {ROOT}\n" in err
     parents = read_manifest(ROOT / "ppo" / "artefact").parents
     made = {s: read_manifest(ROOT / s / "artefact").fingerprint for s in ("sft", "reward")}
     assert parents == made

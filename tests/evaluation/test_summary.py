@@ -122,6 +122,18 @@ def test_accuracy_is_told_sampled_and_greedy_if_the_judge_tells_it(evaluator: Ev
     assert row["accuracy_greedy"] == mean([float(len(text) > 10) for text in greedy_texts])
 
 
+def test_every_response_is_told_with_its_score(evaluator: Evaluator) -> None:
+    rows = list(evaluator.responses())
+    assert [row["prompt"] for row in rows] == [p.record.prompt[-1]["content"] for p in PROMPTS]
+    found = evaluator.summary()["models"]
+    for name, role in evaluator.roles.items():
+        given = [row["models"][name] for row in rows]
+        assert [one["text"] for one in given] == evaluator.answers(role).texts
+        assert mean([one["score"] for one in given]) == found[name]["gold"]
+        assert mean([one["tokens"] for one in given]) == found[name]["length"]
+        assert mean([one["finished"] for one in given]) == found[name]["eos"]
+
+
 def test_without_a_judge_the_reward_model_judges_and_tells_no_accuracy(
     evaluator: Evaluator,
 ) -> None:

@@ -1,19 +1,21 @@
-"""The config that a run was trained with, for reading and for doing it again."""
+"""What a run was trained with, for reading and for doing it again."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
+from rlhf_forge.callbacks.provenance import write_provenance
 from rlhf_forge.run_folder import CONFIG
 
 
 class ConfigWriter(SaveConfigCallback):
-    """Writes ``config.yaml`` into the stage's folder, whatever logger there is.
+    """Writes ``config.yaml`` and ``provenance.json`` into the stage's folder, for any logger.
 
-    Without the checkpoint that the run went on from: a run from this config begins at the start.
+    The config is without the checkpoint that the run went on from: a run from it begins at the
+    start.
     """
 
     def __init__(self, parser: Any, config: Any) -> None:
@@ -28,3 +30,4 @@ class ConfigWriter(SaveConfigCallback):
         path = Path(trainer.default_root_dir) / self.config_filename
         path.parent.mkdir(parents=True, exist_ok=True)
         self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+        write_provenance(cast("Any", trainer).datamodule, path.parent)

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from rlhf_forge.modules.ppo import PPOModule
 from rlhf_forge.modules.responses import generated_held_out
+from rlhf_forge.run_folder import SAMPLES
 
 
 class SampleWriter(Callback):
@@ -76,7 +77,7 @@ class SampleWriter(Callback):
 
 
 def _file(trainer: Trainer) -> Path:
-    return Path(trainer.default_root_dir) / "samples.jsonl"
+    return Path(trainer.default_root_dir) / SAMPLES
 
 
 def _answers(module: PPOModule, records: list[Any], role: str) -> list[str]:

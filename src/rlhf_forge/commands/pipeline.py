@@ -3,19 +3,25 @@
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf_forge.errors import UserError
-from rlhf_forge.run_folder import LOGS, last_checkpoint
+from rlhf_forge.run_folder import (
+    EXPORT,
+    LOGS,
+    RESPONSES,
+    SUMMARY,
+    TIMES,
+    last_checkpoint,
+)
 
 if TYPE_CHECKING:
     from rlhf_forge.evaluation.summary import EvaluationSettings
     from rlhf_forge.parsed_stage import ParsedStage
 
 ORDER = ("sft", "reward", "dpo", "ppo")
-TIMES = "seconds.json"
-EXPORT = "export"
 
 
 def pipeline(
@@ -162,7 +168,8 @@ def _finish(
             "in evaluate.yaml\n"
         )
         return 0
-    summary: dict[str, Any] = {**seeds, **evaluator.summary()}
+    summary: dict[str, Any] = {**seeds, "judge": settings.judge, **evaluator.summary()}
+    _write_responses(evaluator.responses(), root / RESPONSES)
     for policy, row in summary["policies"].items():
         row["seconds"] = seconds[policy]
     evaluated = time.perf_counter()
@@ -175,14 +182,20 @@ def _finish(
     }
     # Linux counts ru_maxrss in KiB.
     summary["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    path = root / "summary.json"
+    path = root / SUMMARY
     path.write_text(json.dumps(summary, indent=1) + "\n")
     print_summary(summary)
     sys.stderr.write(
         f"summary: {path}\n"
         f"export: {out}\n"
         f"next: python -m rlhf_forge chat {root}/{first}/artefact\n"
+        f"      python -m rlhf_forge report {root}\n"
         f"      python -m rlhf_forge serve {root}\n"
         f"      tensorboard --logdir {root}\n"
     )
     return status
+
+
+def _write_responses(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)

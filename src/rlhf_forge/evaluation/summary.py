@@ -1,7 +1,8 @@
 """Before and after: base, SFT and policies on the same held-out prompts, and the reward model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -94,8 +95,7 @@ class Evaluator:
 
         ``gain`` and ``win_rate`` are those of the first policy; the others' are in ``policies``.
         """
-        answers = {name: self.answers(role) for name, role in self.roles.items()}
-        verdicts = {name: self.judged(given) for name, given in answers.items()}
+        answers, verdicts = self._answers, self._verdicts
         found = {name: self._over_start(name, verdicts) for name in self.policies}
         first, *others = self.policies
         return {
@@ -107,6 +107,28 @@ class Evaluator:
             "policies": {name: found[name] for name in others},
             "reward": self.reward_accuracy(answers[self.start]),
         }
+
+    def responses(self) -> Iterator[dict[str, Any]]:
+        """For each prompt what every model answered, with its score: lines of responses.jsonl."""
+        for row, prompt in enumerate(self.prompts):
+            models = {
+                name: {
+                    "text": answers.texts[row],
+                    "score": self._verdicts[name].scores[row],
+                    "tokens": len(answers.responses[row].tokens),
+                    "finished": answers.responses[row].finished,
+                }
+                for name, answers in self._answers.items()
+            }
+            yield {"prompt": prompt.record.prompt[-1]["content"], "models": models}
+
+    @cached_property
+    def _answers(self) -> dict[str, Answers]:
+        return {name: self.answers(role) for name, role in self.roles.items()}
+
+    @cached_property
+    def _verdicts(self) -> dict[str, Judgement]:
+        return {name: self.judged(given) for name, given in self._answers.items()}
 
     def answers(self, role: str) -> Answers:
         """Sampled responses of a role."""
