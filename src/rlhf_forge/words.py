@@ -13,6 +13,7 @@ COMMANDS = {
     "pipeline": "run all stages of a folder of configs, then evaluate and export",
     "evaluate": "a policy against another; --reward: report card of a reward model",
     "inspect-data": "find what is wrong with preference data, before training on it",
+    "report": "one page about a run: what to look at first, curves, samples",
     "export": "write an adapter, or a merged model, for other tools",
     "chat": "talk to a trained policy, also from stdin",
     "serve": "answer OpenAI-style requests and score answers",

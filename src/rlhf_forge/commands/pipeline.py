@@ -58,8 +58,8 @@ def pipeline(
     settings = settings_of(place)
     _look_ahead(stages)
     seconds = {stage: _run(parsed) for stage, parsed in stages.items()}
-    seeds = {"seed": seed, "data_seed": data_seed}
-    status = _finish(LOGS / name, stages, settings, seconds, seeds)
+    asked = {"folder": folder, "seed": seed, "data_seed": data_seed, "precision": precision}
+    status = _finish(LOGS / name, stages, settings, seconds, asked)
     sys.stderr.write(f"all: {time.perf_counter() - started:.0f} s\n")
     return status
 
@@ -147,7 +147,7 @@ def _finish(
     stages: dict[str, "ParsedStage"],
     settings: "EvaluationSettings",
     seconds: dict[str, float],
-    seeds: dict[str, int],
+    asked: dict[str, Any],
 ) -> int:
     """Evaluate, export, write summary.json, print the table and what to type next.
 
@@ -168,7 +168,7 @@ def _finish(
             "in evaluate.yaml\n"
         )
         return 0
-    summary: dict[str, Any] = {**seeds, "judge": settings.judge, **evaluator.summary()}
+    summary: dict[str, Any] = {**asked, "judge": settings.judge, **evaluator.summary()}
     _write_responses(evaluator.responses(), root / RESPONSES)
     for policy, row in summary["policies"].items():
         row["seconds"] = seconds[policy]
