@@ -237,7 +237,7 @@ def _shares(values: Sequence[float], low: float, width: float, bins: int) -> lis
 def _bar(bar: Bar, y: float, scale: Scale) -> Markup:
     middle = y + BAR / 2
     start, stop = sorted((scale(0.0), scale(bar.value)))
-    end = scale(max(bar.value, bar.value if bar.high is None else bar.high))
+    end = scale(max(0.0, bar.value, bar.value if bar.high is None else bar.high))
     label = shortened(visible(bar.label), LONGEST_LABEL)
     parts = [
         element("text", label, x=scale.start - 8, y=middle + 4, text_anchor="end"),

@@ -9,11 +9,13 @@ from rlhf_forge.reporting import section_card, section_policies, section_stages
 from rlhf_forge.reporting.looks import FIRST, RULES
 from rlhf_forge.reporting.report import Report
 
+THESE = ("what is missing", "this", "these two", "these three")
+
 
 def as_page(report: Report) -> str:
     """The page."""
     sections = [
-        Section("First look at these three", list(_looks(report))),
+        Section(f"First look at {THESE[min(len(report.looks), FIRST)]}", list(_looks(report))),
         *([Section("What is missing", [_missing(report)])] if report.missing else []),
         Section("What was done", list(section_stages.done(report))),
         Section("Before and after", list(section_policies.evaluation(report))),

@@ -66,13 +66,13 @@ def read_curves(folder: Path) -> Logged | None:
     if not files:
         return None
     found: dict[str, dict[int, float]] = {}
-    times = [0.0, 0.0]
+    times = []
     for path in files:
         for time, step, tag, value in _scalars(path):
-            times = [times[0] or time, time]
+            times.append(time)
             found.setdefault(tag, {})[step] = value
     curves = {tag: _curve(found[tag]) for tag in sorted(found)}
-    return Logged(curves, times[1] - times[0])
+    return Logged(curves, max(times, default=0.0) - min(times, default=0.0))
 
 
 def _scalars(path: Path) -> Iterator[tuple[float, int, str, float]]:

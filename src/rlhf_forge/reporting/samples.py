@@ -40,7 +40,7 @@ def samples_of(run: Run) -> list[Sample]:
     ranked = sorted(rest, key=gain)
     lost = [row for row in ranked[:LOSSES] if gain(row) < 0]
     won = [row for row in ranked[: -GAINS - 1 : -1] if gain(row) > 0]
-    groups = {"the first prompts": head, "gained most": won, "lost most": lost}
+    groups = {"from the beginning": head, "gained most": won, "lost most": lost}
     shown = [start, first, *run.summary["policies"]]
     return [
         Sample(why, row["prompt"], {name: row["models"][name] for name in shown})

@@ -32,12 +32,12 @@ def _card(name: str, card: dict[str, Any]) -> Iterator[Markup]:
         f"on {card['n']:,} held-out pairs; the longer answer is the preferred one in "
         f"{card['longer_wins']:.1%}",
     )
-    columns = ["check", "value", "low", "high", "cases", "verdict", "why", "rule"]
-    keys = ["name", "value", "low", "high", "n", "verdict", "reason", "threshold"]
-    rows = [[check[key] for key in keys] for check in card["checks"]]
+    columns = ["check", "verdict", "value", "low", "high", "cases", "why", "rule"]
+    keys = ["name", "verdict", "value", "low", "high", "n", "reason", "threshold"]
+    rows = [[_short(check[key]) for key in keys] for check in card["checks"]]
     yield table(columns, rows, caption="with 95 % intervals")
-    yield _shares("Accuracy by source", card["sources"])
-    yield _shares("Accuracy by how much longer chosen is", card["length_gaps"])
+    yield from _shares("Accuracy by source", card["sources"])
+    yield from _shares("Accuracy by how much longer chosen is", card["length_gaps"])
     bins = card["reliability"]["bins"]
     yield reliability_plot(
         "Calibration: how often right, by how sure",
@@ -45,7 +45,7 @@ def _card(name: str, card: dict[str, Any]) -> Iterator[Markup]:
     )
     yield _histogram(card["histogram"])
     below = {probe: one["below"] for probe, one in card["probes"].items()}
-    yield _shares("Demonstrations that beat each probe", below)
+    yield from _shares("Demonstrations that beat each probe", below)
     yield facts(_numbers(card))
     mistakes = [part for mistake in card["mistakes"] for part in _mistake(mistake)]
     if mistakes:
@@ -77,9 +77,16 @@ def _numbers(card: dict[str, Any]) -> dict[str, Any]:
     return told | gains
 
 
-def _shares(title: str, shares: Mapping[str, dict[str, Any]]) -> Markup:
+def _short(value: Any) -> Any:
+    """Without the digits that rounding errors have."""
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _shares(title: str, shares: Mapping[str, dict[str, Any]]) -> Iterator[Markup]:
+    """Those of which there are any cases."""
     bars = [Bar(name, s["value"], s["low"], s["high"]) for name, s in shares.items() if s["n"]]
-    return bar_chart(title, bars, x_label="share, with its 95 % interval", reference=CHANCE)
+    if bars:
+        yield bar_chart(title, bars, x_label="share, with its 95 % interval", reference=CHANCE)
 
 
 def _histogram(counts: dict[str, list[float]]) -> Markup:

@@ -1,5 +1,6 @@
 """On the page: policies before and after, their way through KL, and what they answer."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from rlhf_forge.reporting.run import duel_of
 from rlhf_forge.reporting.samples import Sample
 
 Z95 = 1.96
+BINS = 24
+"""At most; no more than there are different values."""
 
 
 def evaluation(report: Report) -> Iterator[Markup]:
@@ -73,7 +76,8 @@ def spreads(report: Report) -> Iterator[Markup]:
         return
     for key, samples in report.spreads.items():
         title = {"tokens": "Length of the responses", "score": "Score of the responses"}[key]
-        yield histogram(title, samples, x_label=key)
+        bins = min(BINS, len({value for values in samples.values() for value in values}))
+        yield histogram(title, samples, x_label=key, bins=max(bins, 1))
 
 
 def samples(report: Report) -> Iterator[Markup]:
@@ -129,8 +133,10 @@ def _told(frontier: Frontier) -> str:
     peak = frontier.fit["peak"]
     if peak is None:
         return f"{told}; the fitted curve has no peak."
-    ends = f"{number(peak['low'])} to {number(peak['high'])}"
-    return f"{told}; the fitted curve has its peak at {number(peak['kl'])} nats (95 %: {ends})."
+    high = peak["high"]  # none, or infinite: the points do not tell that there is a peak at all
+    end = f"to {number(high)}" if high is not None and math.isfinite(high) else "or more"
+    where = f"{number(peak['kl'])} nats (95 %: {number(peak['low'])} {end})"
+    return f"{told}; the fitted curve has its peak at {where}."
 
 
 def _answers(sample: Sample) -> dict[str, str]:

@@ -78,7 +78,7 @@ def skipped(run: Run) -> Iterator[Look]:
     if some:
         yield Look("skipped", "doubtful", f"updates that were not taken: {', '.join(some)}")
     else:
-        yield Look("skipped", "good", "no gradient was infinite or no number, in any stage")
+        yield Look("skipped", "good", "no update was skipped, in any stage")
 
 
 def critic(run: Run) -> Iterator[Look]:
