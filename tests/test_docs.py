@@ -298,6 +298,14 @@ def test_the_citation_names_the_version_of_the_package() -> None:
     assert f"## {package['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
 
+def test_report_md_has_every_rule_with_its_thresholds_and_no_other() -> None:
+    from rlhf_forge.reporting.looks import RULES
+
+    text = (ROOT / "docs" / "report.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| .+? \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
+    assert rows == [(name, rule.good, rule.bad) for name, rule in RULES.items()]
+
+
 def test_architecture_md_has_every_floor_in_its_place() -> None:
     package = tomllib.loads((ROOT / "pyproject.toml").read_text())
     layers = package["tool"]["importlinter"]["contracts"][0]["layers"]

@@ -74,7 +74,8 @@ def test_what_the_stages_really_leave_is_read(
     assert list(stages) == ["sft", "reward", "ppo"]
     for name, stage in stages.items():
         assert stage["artefact"]["steps"] == stage["artefact"]["planned_steps"] == 2
-        assert stage["provenance"]["data"]["train"] == 31
+        data = stage["provenance"]["data"]
+        assert data["train"] + data["held_out"] == data["records"] == 40
         assert stage["config"]["run"] == "x"
         assert stage["logged"]["curves"], name
     assert len(stages["ppo"]["logged"]["curves"]["objective/kl"]["values"]) == 2

@@ -35,7 +35,9 @@ RULES = {
         "its 95 % interval lies below 0",
     ),
     "accuracy": Rule(
-        policy.accuracy, "not lower than before", "lower, and the 95 % interval is without 0"
+        policy.accuracy,
+        "not shown to be lower: the 95 % interval of the change reaches 0",
+        f"the interval lies below -{policy.MOST_FALL:g}",
     ),
     "watch": Rule(
         policy.watch,

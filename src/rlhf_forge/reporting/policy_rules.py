@@ -8,6 +8,7 @@ from rlhf_forge.reporting.run import Run, duel_of
 from rlhf_forge.reporting.verdicts import Look, Verdict
 
 Z95 = 1.96
+MOST_FALL = 0.03
 LEAST_KL, MOST_KL, BAD_KL = 0.1, 30.0, 100.0
 MOST_RATIO, BAD_RATIO = 1.25, 2.0
 LEAST_EOS, BAD_EOS = 0.9, 0.5
@@ -36,8 +37,9 @@ def accuracy(run: Run) -> Iterator[Look]:
     before, after = (row["accuracy"] for row in pair)
     # Unpaired, so wider than need be: the summary holds no single answers.
     spread = sum(row["accuracy"] * (1 - row["accuracy"]) / row["n"] for row in pair) ** 0.5
-    verdict: Verdict = "good" if after >= before else "doubtful"
-    if after + Z95 * spread < before:
+    highest = after + Z95 * spread - before
+    verdict: Verdict = "good" if highest >= 0 else "doubtful"
+    if highest < -MOST_FALL:
         verdict = "bad"
     text = f"accuracy by the judge went from {before:.3f} to {after:.3f}"
     yield Look("accuracy", verdict, f"{text} (standard error of the difference {spread:.3f})")
@@ -63,8 +65,10 @@ def watch(run: Run) -> Iterator[Look]:
 def kl(run: Run) -> Iterator[Look]:
     """How far the policy has gone from where it started."""
     pair, policy = _before_after(run), run.policy
-    nats = policy.last("objective/kl") if pair is None and policy else pair and pair[1]["kl"]
-    if nats is None or policy is None:
+    if policy is None:
+        return
+    nats = policy.last("objective/kl") if pair is None else pair[1]["kl"]
+    if nats is None:
         return
     verdict: Verdict = "good" if LEAST_KL <= nats <= MOST_KL else "doubtful"
     text = f"{policy.name} is {nats:.3g} nats a response from what it started at"

@@ -161,7 +161,7 @@ def _stage(folder: Path) -> Stage:
         config=config,
         artefact=artefact and {key: artefact[key] for key in TOLD},
         provenance=known,
-        seconds=seconds and float(seconds["seconds"]),
+        seconds=None if seconds is None else float(seconds["seconds"]),
         logged=logged,
         samples=[] if kind != "ppo" else read_lines(folder / SAMPLES, missing, "no samples"),
         watch=[] if kind != "ppo" else read_lines(folder / WATCH, missing, "nobody watched PPO"),
