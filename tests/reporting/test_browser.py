@@ -36,11 +36,17 @@ def test_a_report_needs_nobody_says_nothing_and_fits_the_screen(
     run = write_run(tmp_path / "mine", text=text)
     assert main(["report", str(run)]) == 0
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page, heard = context.new_page(), []
+    page = context.new_page()
+    heard: list[str] = []
+
+    def refuse(dialog: Any) -> None:
+        heard.append(dialog.message)
+        dialog.dismiss()
+
     page.on("request", lambda request: heard.append(request.url))
     page.on("console", lambda message: heard.append(message.text))
     page.on("pageerror", lambda error: heard.append(str(error)))
-    page.on("dialog", lambda dialog: (heard.append(dialog.message), dialog.dismiss()))
+    page.on("dialog", refuse)
     page.goto((run / "report.html").as_uri())
     for unfolding in page.locator("details").all():
         unfolding.evaluate("part => part.open = true")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from rlhf_forge.pages.charts import Series
@@ -76,11 +77,10 @@ def read_curves(folder: Path) -> Logged | None:
 
 
 def _scalars(path: Path) -> Iterator[tuple[float, int, str, float]]:
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import Event
-
-    for record in RawEventFileLoader(str(path)).Load():
-        event = Event.FromString(record)
+    loader = import_module("tensorboard.backend.event_processing.event_file_loader")
+    event_of = import_module("tensorboard.compat.proto.event_pb2").Event.FromString
+    for record in loader.RawEventFileLoader(str(path)).Load():
+        event = event_of(record)
         for value in event.summary.value:
             if value.HasField("simple_value") and value.tag not in NOT_OURS:
                 yield event.wall_time, event.step, value.tag, value.simple_value
