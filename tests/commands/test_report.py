@@ -79,5 +79,6 @@ def test_what_the_stages_really_leave_is_read(
         assert stage["config"]["run"] == "x"
         assert stage["logged"]["curves"], name
     assert len(stages["ppo"]["logged"]["curves"]["objective/kl"]["values"]) == 2
+    assert stages["reward"]["card"]["n"] == stages["reward"]["provenance"]["data"]["held_out"]
     assert found["samples"]
     assert {one["what"] for one in found["missing"]} >= {"x/summary.json", "x/responses.jsonl"}

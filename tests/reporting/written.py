@@ -109,20 +109,23 @@ def provenance(text: str) -> dict[str, Any]:
     return {"versions": versions, "commit": "b0719ed", "threads": 2, "data": data}
 
 
-def share(value: float, n: int = 100) -> dict[str, float]:
+def share(value: float, n: int = 100) -> dict[str, Any]:
     """With an interval of some width."""
     return {"value": value, "low": value - 0.05, "high": value + 0.05, "n": n}
 
 
 def card(text: str, verdict: str = "doubtful") -> dict[str, Any]:
     """As reward training writes it."""
-    checks = [("accuracy", "good", 0.84), ("shorter_chosen", verdict, 0.55)]
+    checks = [
+        ("accuracy", "good", share(0.84)),
+        ("shorter_chosen", verdict, share(0.55)),
+        ("calibration", verdict, {"value": 0.06, "low": None, "high": None, "n": 300}),
+    ]
     return {
         "format": 1,
         "verdict": verdict,
         "checks": [
-            {"name": name, "verdict": of, "threshold": f"good: {text}", "reason": text}
-            | share(value)
+            {"name": name, "verdict": of, "threshold": f"good: {text}", "reason": text} | value
             for name, of, value in checks
         ],
         "n": 300,
