@@ -23,7 +23,6 @@ FIRST = (
     "objective/kl",
     "judge/score",
     "judge/accuracy",
-    "watch/score",
     "rollout/length",
     "rollout/eos_fraction",
     "policy/entropy",
