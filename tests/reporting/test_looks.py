@@ -15,6 +15,7 @@ from tests.reporting.written import (
     responses,
     summary,
     write,
+    write_artefact,
     write_events,
     write_lines,
     write_run,
@@ -74,6 +75,11 @@ def watched(*, lost: bool) -> Change:
     return change
 
 
+def kept_in_time(folder: Path) -> None:
+    watched(lost=True)(folder)
+    write_artefact(folder / "ppo", "ppo", steps=8)
+
+
 def no_artefact(folder: Path) -> None:
     shutil.rmtree(folder / "ppo" / "artefact")
 
@@ -103,6 +109,7 @@ def guessing(folder: Path) -> None:
         ("accuracy", in_summary("models", "ppo", "accuracy", value=0.4), "bad"),
         ("watch", watched(lost=False), "doubtful"),
         ("watch", watched(lost=True), "bad"),
+        ("watch", kept_in_time, "doubtful"),
         ("card", carded("good"), "good"),
         ("card", carded("bad"), "bad"),
         ("reward_accuracy", without_card, "good"),

@@ -42,7 +42,7 @@ RULES = {
     "watch": Rule(
         policy.watch,
         "nothing was found",
-        "something was found, and the judge's last score is below its first",
+        "something was found, and the judge likes what was kept less than the start",
     ),
     "card": Rule(training.card, "the card says good", "the card says bad"),
     "reward_accuracy": Rule(

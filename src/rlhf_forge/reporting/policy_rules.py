@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlhf_forge.reporting.run import Run, duel_of
+from rlhf_forge.reporting.stage import Stage
 from rlhf_forge.reporting.verdicts import Look, Verdict
 
 Z95 = 1.96
@@ -55,7 +56,8 @@ def watch(run: Run) -> Iterator[Look]:
             told = f"{len(stage.watch)} readings of {stage.name}, and nothing was found"
             yield Look("watch", "good", told)
             continue
-        lost = "judge" in stage.watch[-1] and stage.watch[-1]["judge"] < stage.watch[0]["judge"]
+        kept = _kept(stage)
+        lost = "judge" in kept and kept["judge"] < stage.watch[0]["judge"]
         iteration, text = said[-1]
         more = f" ({len(said) - 1} said before)" if len(said) > 1 else ""
         told = f"{stage.name}, behind iteration {iteration}: {text}{more}"
@@ -131,6 +133,13 @@ def _evaluated_gain(summary: dict[str, Any]) -> Look:
         )
         return Look("gain", "doubtful", f"{text}; {own}, so it need not be better to anyone else")
     return Look("gain", "good" if gained - Z95 * se > 0 else "doubtful", text)
+
+
+def _kept(stage: Stage) -> dict[str, Any]:
+    """The reading of the policy that became the artefact; the last one if none did."""
+    steps = None if stage.artefact is None else stage.artefact["steps"]
+    readings = {row["iteration"]: row for row in stage.watch}
+    return readings.get(steps, stage.watch[-1])
 
 
 def _before_after(run: Run) -> list[dict[str, Any]] | None:

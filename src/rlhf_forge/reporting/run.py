@@ -42,7 +42,7 @@ class Run:
     @property
     def policy(self) -> Stage | None:
         """The policy by which the run is known: that of the summary, else ppo, else dpo."""
-        named = None if self.summary is None else next(iter(duel_of(self.summary)[:1]))
+        named = None if self.summary is None else duel_of(self.summary)[0]
         found = sorted(self.of_kind(*POLICIES), key=lambda s: POLICIES.index(s.kind))
         return next((s for s in found if s.name == named), found[0] if found else None)
 
