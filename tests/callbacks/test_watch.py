@@ -21,6 +21,7 @@ from rlhf_forge.callbacks import watch
 from rlhf_forge.callbacks.checkpoints import AtomicCheckpointIO
 from rlhf_forge.callbacks.watch import reading_of
 from rlhf_forge.evaluation.readings import Reading
+from rlhf_forge.functional.frontier import fit_frontier
 from tests import tiny_project
 from tests.tiny_judges import CALLS
 from tests.tiny_project import QUIET, told
@@ -248,3 +249,15 @@ def test_a_watch_that_cannot_look_is_told_before_the_run(
     assert main([*words, "--dry-run"]) == 1
     assert f"error: {error}" in capsys.readouterr().err
     assert (FOLDER / "artefact").exists()  # that of before: nothing was moved
+
+
+def test_a_row_has_the_curve_fitted_to_all_readings_so_far(seen: Seen) -> None:
+    kl = torch.tensor([row["kl"] for row in seen.rows]).double()
+    gains = torch.tensor([row["judge"] - seen.rows[0]["judge"] for row in seen.rows]).double()
+    for at, row in enumerate(seen.rows, 1):
+        curve = fit_frontier(kl[:at], gains[:at])
+        found = row["frontier"]
+        assert (found is None) == (curve is None)
+        if curve is not None:
+            assert (found["alpha"], found["beta"]) == pytest.approx((curve.alpha, curve.beta))
+            assert (found["peak"] is None) == (curve.peak is None)

@@ -1,6 +1,7 @@
 """The watch over PPO: a judge that it never optimises against, findings in words, and a limit."""
 
 import json
+import math
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from rlhf_forge.evaluation.diversity import distinct_bigrams, repetition
 from rlhf_forge.evaluation.findings import JUDGE_FELL, Finding, findings_in
 from rlhf_forge.evaluation.judges import Judgement
 from rlhf_forge.evaluation.policies import facts_of, judged
-from rlhf_forge.evaluation.readings import Reading, rise_at_equal_length
+from rlhf_forge.evaluation.readings import Reading, frontier_of, rise_at_equal_length
 from rlhf_forge.evaluation.statistics import mean_of
 from rlhf_forge.modules.ppo import PPOModule
 from rlhf_forge.modules.watched import JUDGE, Watched, add_judge, watched
@@ -198,14 +199,19 @@ def reading_of(
 @rank_zero_only
 def _write(path: Path, readings: Sequence[Reading], said: Sequence[dict[str, Any]]) -> None:
     """All readings, so that those of a run that was killed behind its checkpoint are gone."""
-    lines = [json.dumps(_row(readings[0], reading, said)) + "\n" for reading in readings]
+    rows = [_row(readings[:at], said) for at in range(1, len(readings) + 1)]
+    lines = [json.dumps(row) + "\n" for row in rows]
     beside = path.with_name(f"{path.name}.tmp")
     beside.write_text("".join(lines), encoding="utf-8")
     beside.replace(path)
 
 
-def _row(first: Reading, reading: Reading, said: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    of_judge = {"judge": reading.judge} if reading.judged else {}
+def _row(readings: Sequence[Reading], said: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of the last reading, beside those before it."""
+    first, reading = readings[0], readings[-1]
+    of_judge: dict[str, Any] = {}
+    if reading.judged:
+        of_judge = {"judge": reading.judge, "frontier": _frontier(readings)}
     if reading.accuracy is not None:
         of_judge["judge_accuracy"] = reading.accuracy
     return {
@@ -220,6 +226,18 @@ def _row(first: Reading, reading: Reading, said: Sequence[dict[str, Any]]) -> di
         "distinct_bigrams": reading.distinct,
         "findings": [row["text"] for row in said if row["iteration"] == reading.iteration],
     }
+
+
+def _frontier(readings: Sequence[Reading]) -> dict[str, Any] | None:
+    """The curve fitted so far; null where an end of the peak's interval is infinite."""
+    curve = frontier_of(readings)
+    if curve is None:
+        return None
+    peak = curve.peak and {
+        name: value if math.isfinite(value) else None
+        for name, value in curve.peak._asdict().items()
+    }
+    return {"alpha": curve.alpha, "beta": curve.beta, "peak": peak}
 
 
 @rank_zero_only
