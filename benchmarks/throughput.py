@@ -30,7 +30,7 @@ from transformers.utils.logging import disable_progress_bar
 from typing_extensions import override
 from work import SIZES, Size, write_work
 
-from rlhf_forge.backbone.config import BackboneConfig
+from rlhf_forge.backbone.config import BackboneConfig, Precision
 from rlhf_forge.callbacks.artefact_writer import ArtefactWriter
 from rlhf_forge.data.format import Kind
 from rlhf_forge.data.module import PreferenceDataModule
@@ -133,6 +133,7 @@ def parsed() -> argparse.Namespace:
     today = datetime.now(UTC).date().isoformat()
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--precision", choices=("fp32", "bf16", "nf4"), default="fp32")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of SFT and reward")
     parser.add_argument("--iterations", type=int, default=3, help="timed iterations of PPO")
     parser.add_argument("--warm-up", type=int, default=2, help="steps before the clock starts")
@@ -145,12 +146,25 @@ def parsed() -> argparse.Namespace:
 
 def measured(size: Size, folder: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each stage; each stage starts from the artefacts of those before it."""
-    backbone = BackboneConfig(f"{folder}/base", precision="fp32")
+    rows = []
+    for module, batch_size, length in modules_of(size, folder, arguments.precision, arguments):
+        clock = Clock(arguments.warm_up)
+        fit(module, folder, clock, batch_size=batch_size, length=length)
+        passes = SCORED_ROLES + UPDATED_ROLES * arguments.ppo_epochs
+        rows.append(row_of(module.stage, clock, passes if module.stage == "ppo" else 1))
+    return rows
+
+
+def modules_of(
+    size: Size, folder: str, precision: Precision, arguments: argparse.Namespace
+) -> list[tuple[SFTModule | RewardModule | PPOModule, int, int]]:
+    """Each stage's module, rows of a step, and steps."""
+    backbone = BackboneConfig(f"{folder}/base", precision=precision)
     sft, reward = f"{folder}/sft/artefact", f"{folder}/reward/artefact"
     steps = arguments.warm_up + arguments.steps
     iterations = arguments.warm_up + arguments.iterations
     micro = arguments.micro_batch_tokens
-    modules = (
+    return [
         (SFTModule(backbone, steps, micro_batch_tokens=micro), size.sft_batch, steps),
         (
             RewardModule(
@@ -165,14 +179,7 @@ def measured(size: Size, folder: str, arguments: argparse.Namespace) -> list[dic
             steps,
         ),
         (ppo_module(backbone, sft, reward, size, arguments), size.ppo_batch, iterations),
-    )
-    rows = []
-    for module, batch_size, length in modules:
-        clock = Clock(arguments.warm_up)
-        fit(module, folder, clock, batch_size=batch_size, length=length)
-        passes = SCORED_ROLES + UPDATED_ROLES * arguments.ppo_epochs
-        rows.append(row_of(module.stage, clock, passes if module.stage == "ppo" else 1))
-    return rows
+    ]
 
 
 def ppo_module(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rlhf_forge import ranks
 from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.backbone.packing import to_the_left
 from rlhf_forge.backbone.scoring import row_width, score, values_before
 from rlhf_forge.data.collate import micro_batches, own_micro_batches
 from rlhf_forge.functional.ensembles import ensemble_score
@@ -184,8 +185,8 @@ def score_rollout(
             reference, _ = backbone.log_probs(part, targets, temperature=temperature)
         if "value" in backbone.roles:
             with backbone.using("value"):
-                values = values_before(backbone.scalars(part), targets)
-            rollout.values[rows, :width] = values
+                scalars = backbone.scalars(part, to_the_left(targets))
+            rollout.values[rows, :width] = values_before(scalars, targets)
         rollout.log_probs[rows, :width] = log_probs
         rollout.entropy[rows, :width] = entropy
         rollout.ref_log_probs[rows, :width] = reference

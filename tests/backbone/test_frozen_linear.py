@@ -6,12 +6,15 @@ from torch.testing import assert_close
 
 from rlhf_forge.backbone import frozen_linear
 from rlhf_forge.backbone.bitsandbytes_guard import import_bitsandbytes
-from rlhf_forge.backbone.frozen_linear import dense_weight, frozen_product, product
+from rlhf_forge.backbone.frozen_linear import dense_weight, frozen_product
+from rlhf_forge.functional import products
+from rlhf_forge.functional.products import product
 
 
 @pytest.fixture
 def no_bf16_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frozen_linear, "has_bf16_units", lambda _: False)
+    for module in (frozen_linear, products):
+        monkeypatch.setattr(module, "has_bf16_units", lambda _: False)
 
 
 def four_bit(linear: nn.Linear, dtype: torch.dtype) -> nn.Linear:

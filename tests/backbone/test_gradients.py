@@ -1,5 +1,7 @@
 """Gradients of several roles on one base: the traps that raise nothing and train nothing."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from rlhf_forge.backbone.adapter_files import write_adapter
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.bitsandbytes_guard import import_bitsandbytes, import_peft
 from rlhf_forge.backbone.config import Precision
+from rlhf_forge.backbone.packed_attention import packed_attention
 from tests import tiny
 
 TOKENS = tiny.rows(9, 14, 6, 11)
@@ -64,8 +67,28 @@ def test_checkpointing_gives_the_gradients_of_no_checkpointing(
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_checkpointing_recomputes_every_layer_in_the_backward(training: bool) -> None:
+def test_checkpointing_recomputes_every_packed_layer_in_the_backward(
+    training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backbone = tiny.four_roles(tiny.open_tiny(checkpointing=True)).train(training)
+    calls: list[int] = []
+
+    def counted(qkv: Tensor, *others: Any) -> Tensor:
+        calls.append(len(qkv))
+        return packed_attention(qkv, *others)
+
+    monkeypatch.setattr("rlhf_forge.backbone.packed_decoder.packed_attention", counted)
+    policy, _ = losses(backbone)
+    layers = len(backbone.model.model.layers)
+    assert len(calls) == 2 * layers
+    policy.backward()  # type: ignore[no-untyped-call]
+    assert len(calls) == 3 * layers
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_checkpointing_recomputes_every_stock_layer_in_the_backward(training: bool) -> None:
+    backbone = tiny.four_roles(tiny.open_tiny(checkpointing=True)).train(training)
+    backbone.packed = None
     calls = 0
 
     def count(*_: object) -> None:

@@ -19,7 +19,7 @@ def test_a_score_is_the_scalar_after_the_last_response_token() -> None:
     backbone = tiny.four_roles(tiny.open_tiny())
     with backbone.using("reward"):
         scalars = backbone.scalars(TOKENS)
-    assert torch.equal(score(backbone, TOKENS, MASK), scalars[[0, 1, 2], [8, 13, 5]])
+    assert_close(score(backbone, TOKENS, MASK), scalars[[0, 1, 2], [8, 13, 5]], atol=2e-6, rtol=0)
 
 
 def test_a_score_does_not_read_what_stands_after_the_response() -> None:

@@ -42,18 +42,18 @@ class Spent:
 @pytest.fixture
 def spent(monkeypatch: pytest.MonkeyPatch) -> Spent:
     found = Spent()
-    hidden = Backbone.hidden
+    states = Backbone.states
 
-    def counted_hidden(self: Backbone, tokens: Tensor) -> Tensor:
+    def counted_states(self: Backbone, tokens: Tensor, wanted: Tensor) -> Tensor:
         found.forwards.append((tokens.shape[0], tokens.shape[1]))
         found.real_at_the_right_edge.append(bool((tokens[:, -1] != 0).any()))
-        return hidden(self, tokens)
+        return states(self, tokens, wanted)
 
     def counted_chunked(states: Tensor, *args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
         found.logit_rows += len(states)
         return chunked_log_probs(states, *args, **settings)
 
-    monkeypatch.setattr(Backbone, "hidden", counted_hidden)
+    monkeypatch.setattr(Backbone, "states", counted_states)
     monkeypatch.setattr("rlhf_forge.backbone.backbone.chunked_log_probs", counted_chunked)
     return found
 

@@ -50,13 +50,13 @@ def after_sft(trained: Path) -> Path:
 def forwards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The role of every forward."""
     seen: list[str] = []
-    hidden = Backbone.hidden
+    states = Backbone.states
 
-    def counted(self: Backbone, tokens: Tensor) -> Tensor:
+    def counted(self: Backbone, tokens: Tensor, wanted: Tensor) -> Tensor:
         seen.extend(role for role, _ in self._selection.groups)
-        return hidden(self, tokens)
+        return states(self, tokens, wanted)
 
-    monkeypatch.setattr(Backbone, "hidden", counted)
+    monkeypatch.setattr(Backbone, "states", counted)
     return seen
 
 

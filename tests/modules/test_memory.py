@@ -137,13 +137,13 @@ def little_memory(room: int, *, rows: int = 100, scoring: bool = True) -> Iterat
         scoring: Whether forwards without gradients run out too.
     """
     failed = {"forward": 0, "generation": 0}
-    hidden, next_logits = Backbone.hidden, Backbone.next_logits
+    states, next_logits = Backbone.states, Backbone.next_logits
 
-    def limited(self: Backbone, tokens: Tensor) -> Tensor:
+    def limited(self: Backbone, tokens: Tensor, wanted: Tensor) -> Tensor:
         if tokens.numel() > room and (scoring or torch.is_grad_enabled()):
             failed["forward"] += 1
             raise torch.OutOfMemoryError
-        return hidden(self, tokens)
+        return states(self, tokens, wanted)
 
     def limited_rows(self: Backbone, tokens: Tensor, *others: Any) -> Tensor:
         if len(tokens) > rows:
@@ -152,7 +152,7 @@ def little_memory(room: int, *, rows: int = 100, scoring: bool = True) -> Iterat
         return next_logits(self, tokens, *others)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Backbone, "hidden", limited)
+        patch.setattr(Backbone, "states", limited)
         patch.setattr(Backbone, "next_logits", limited_rows)
         yield failed
 

@@ -81,13 +81,13 @@ PLAN = first_round(stream(3), EXAMPLES, cut, batches=100)
 def forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Shapes of all forwards."""
     seen: list[tuple[int, ...]] = []
-    hidden = Backbone.hidden
+    states = Backbone.states
 
-    def counted(self: Backbone, tokens: Tensor) -> Tensor:
+    def counted(self: Backbone, tokens: Tensor, wanted: Tensor) -> Tensor:
         seen.append(tuple(tokens.shape))
-        return hidden(self, tokens)
+        return states(self, tokens, wanted)
 
-    monkeypatch.setattr(Backbone, "hidden", counted)
+    monkeypatch.setattr(Backbone, "states", counted)
     return seen
 
 

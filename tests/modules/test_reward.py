@@ -131,18 +131,18 @@ def test_no_more_rows_than_max_rows_and_no_more_tokens_than_micro_batch_tokens_a
 ) -> None:
     generated: list[int] = []
     scored: list[int] = []
-    next_logits, hidden = Backbone.next_logits, Backbone.hidden
+    next_logits, states = Backbone.next_logits, Backbone.states
 
     def counted_logits(self: Backbone, tokens: Tensor, *args: Any) -> Tensor:
         generated.append(len(tokens))
         return next_logits(self, tokens, *args)
 
-    def counted_hidden(self: Backbone, tokens: Tensor) -> Tensor:
+    def counted_states(self: Backbone, tokens: Tensor, wanted: Tensor) -> Tensor:
         scored.append(tokens.numel())
-        return hidden(self, tokens)
+        return states(self, tokens, wanted)
 
     monkeypatch.setattr(Backbone, "next_logits", counted_logits)
-    monkeypatch.setattr(Backbone, "hidden", counted_hidden)
+    monkeypatch.setattr(Backbone, "states", counted_states)
     module = ready(likelihood=0.5, max_rows=2, micro_batch_tokens=60)
     whole = ready(likelihood=0.5)
     module.calibrate()

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
-from rlhf_forge.backbone.frozen_linear import frozen_product, product
+from rlhf_forge.backbone.frozen_linear import frozen_product
+from rlhf_forge.functional.products import product
 
 
 @dataclass

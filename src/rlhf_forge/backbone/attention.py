@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf_forge.backbone.frozen_linear import has_bf16_units
+from rlhf_forge.functional.products import has_bf16_units
 
 PLAIN = "rlhf_forge_plain"
 

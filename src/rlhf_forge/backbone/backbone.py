@@ -16,13 +16,16 @@ from rlhf_forge.backbone.adapted_linear import AdaptedLinear, Selection, adaptab
 from rlhf_forge.backbone.adapter_files import AdapterWeights
 from rlhf_forge.backbone.attention import cache_argument
 from rlhf_forge.backbone.config import LoraSpec
-from rlhf_forge.backbone.frozen_linear import product
+from rlhf_forge.backbone.packed_decoder import PackedDecoder, can_pack
+from rlhf_forge.backbone.packing import pack, to_the_left
 from rlhf_forge.backbone.scalar_head import HeadWeights, ScalarHead
 from rlhf_forge.errors import UserError
 from rlhf_forge.functional.log_probs import chunked_log_probs
+from rlhf_forge.functional.products import product
 
-# Rows of logits computed at once hold about this many numbers (float32: 32 MiB).
-LOGITS_PER_CHUNK = 2**23
+# Rows of logits computed at once hold about this many numbers (float32: 8 MiB): they stay in
+# the cache.
+LOGITS_PER_CHUNK = 2**21
 
 
 class Backbone(nn.Module):
@@ -48,6 +51,9 @@ class Backbone(nn.Module):
         self.model = model
         self._selection = Selection()
         self._adapted = _adapt(model, self._selection)
+        self.packed = (
+            PackedDecoder(model, recompute=gradient_checkpointing) if can_pack(model) else None
+        )
         if gradient_checkpointing:
             for layer in model.model.layers:
                 layer.forward = partial(self._recomputed, layer.forward)
@@ -160,6 +166,20 @@ class Backbone(nn.Module):
         states: Tensor = out.last_hidden_state
         return states
 
+    def states(
+        self, tokens: Int[Tensor, "batch time"], wanted: Bool[Tensor, "batch time"]
+    ) -> Float[Tensor, "wanted hidden"]:
+        """`hidden` at the ``wanted`` tokens of each row, row by row; computed no further than that.
+
+        All training and scoring goes through here: on the CPU over packed rows, elsewhere and under
+        several roles at once by the stock decoder.
+        """
+        self._require_roles_for(tokens)
+        groups = self._selection.groups
+        if self.packed is None or len(groups) > 1:
+            return self.hidden(tokens)[wanted]
+        return self.packed(tokens, pack(wanted), groups[0][0])
+
     def log_probs(
         self,
         tokens: Int[Tensor, "batch time"],
@@ -182,7 +202,7 @@ class Backbone(nn.Module):
         """
         if targets[:, 0].any():
             raise ValueError("the first token of a row has no probability: nothing precedes it")
-        states = self.hidden(tokens)[:, :-1][targets[:, 1:]]
+        states = self.states(tokens, to_the_left(targets))
         head = self.model.lm_head.weight
         values, entropy = chunked_log_probs(
             states,
@@ -194,8 +214,16 @@ class Backbone(nn.Module):
         blank = values.new_zeros(tokens.shape)
         return blank.masked_scatter(targets, values), blank.masked_scatter(targets, entropy)
 
-    def scalars(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+    def scalars(
+        self,
+        tokens: Int[Tensor, "batch time"],
+        wanted: Bool[Tensor, "batch time"] | None = None,
+    ) -> Float[Tensor, "batch time"]:
         """The head's output after reading each token, float32; padding has no meaning.
+
+        Args:
+            tokens: Right-padded sequences.
+            wanted: Tokens to compute it for, 0 elsewhere; None: all.
 
         Raises:
             KeyError: If the role in use has no head, or several roles are in use.
@@ -203,8 +231,10 @@ class Backbone(nn.Module):
         roles = [role for role, _ in self._selection.groups]
         if len(roles) != 1 or roles[0] not in self.heads:
             raise KeyError(f"scalars need one role with a head, in use: {roles}")
-        out: Tensor = self.heads[roles[0]](self.hidden(tokens))
-        return out
+        if wanted is None:
+            wanted = torch.ones_like(tokens, dtype=torch.bool)
+        values: Tensor = self.heads[roles[0]](self.states(tokens, wanted))
+        return values.new_zeros(tokens.shape).masked_scatter(wanted, values)
 
     def next_logits(
         self,

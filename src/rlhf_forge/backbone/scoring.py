@@ -112,11 +112,10 @@ def scalar_at_end(
     role: str,
 ) -> Float[Tensor, "batch"]:
     """The head's output after the last response token of each row: a score without the feature."""
-    with backbone.using(role):
-        scalars = backbone.scalars(tokens)
     index = torch.arange(tokens.shape[1], device=tokens.device)
     last = torch.where(mask, index, 0).amax(-1, keepdim=True)
-    return scalars.gather(1, last).squeeze(1)
+    with backbone.using(role):
+        return backbone.scalars(tokens, index == last).gather(1, last).squeeze(1)
 
 
 @torch.no_grad()

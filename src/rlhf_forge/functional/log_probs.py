@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rlhf_forge.functional.products import product
+
 
 def token_log_probs(
     logits: Float[Tensor, "*shape vocab"],
@@ -68,9 +70,9 @@ def chunked_log_probs(
 ) -> tuple[Float[Tensor, "tokens"], Float[Tensor, "tokens"]]:
     """`token_log_probs` and `entropy` of ``hidden @ weight.T``, without ever holding all logits.
 
-    Rows are taken ``chunk_size`` at a time, forward and again in the backward pass, so memory is
-    a few times ``chunk_size · vocab`` numbers however many tokens there are, for one more product
-    with ``weight``. Both results can be differentiated, once.
+    Rows are taken ``chunk_size`` at a time, so memory is a few times ``chunk_size · vocab`` numbers
+    however many tokens there are. Both results can be differentiated, once; a gradient of entropies
+    computes the logits once more.
 
     Args:
         hidden: Last hidden state one position before each token, of real tokens only.
@@ -102,7 +104,12 @@ def chunked_log_probs(
 
 
 class _ChunkedLogProbs(torch.autograd.Function):
-    """Keeps no logits for the backward pass, which computes them once more."""
+    """Keeps no logits for the backward pass, only where each row's log-probability pulls.
+
+    The gradient of a log-probability with respect to its hidden state is a direction that is known
+    in the forward, times a number that is not: with the direction kept, the backward needs no
+    logits. Only a gradient of entropies, or one to the weight, computes them once more.
+    """
 
     @staticmethod
     def forward(  # type: ignore[explicit-override] # typing has override from Python 3.12 on
@@ -115,45 +122,71 @@ class _ChunkedLogProbs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         log_probs = torch.empty(len(hidden), dtype=_result_dtype(hidden), device=hidden.device)
         entropies = torch.empty_like(log_probs)
-        ctx.save_for_backward(hidden, weight, tokens, entropies)
-        ctx.temperature, ctx.chunk_size = temperature, chunk_size
-        weight = _as_factor(weight)
+        pulls = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for rows in _chunks(len(hidden), chunk_size):
-            vocab_log_probs = _vocab_log_probs(_as_factor(hidden[rows]), weight, temperature)
-            log_probs[rows] = vocab_log_probs.gather(1, tokens[rows, None]).squeeze(1)
-            entropies[rows] = vocab_log_probs.exp().mul_(vocab_log_probs).sum(1).neg_()
+            logits = _logits(hidden[rows], weight, tokens[rows], temperature)
+            peak = logits.amax(1, keepdim=True)
+            picked = logits.gather(1, tokens[rows, None]) - peak
+            odds = logits.sub_(peak).exp()
+            total = odds.sum(1, keepdim=True)
+            log_probs[rows] = (picked - total.log()).squeeze(1)
+            entropies[rows] = (total.log() - logits.mul_(odds).sum(1, keepdim=True) / total)[:, 0]
+            if pulls is not None:
+                mean = product(odds.div_(total).to(weight.dtype), weight.T)
+                pulls[rows] = weight[tokens[rows]] - mean
+        ctx.save_for_backward(hidden, weight, tokens, entropies, pulls)
+        ctx.temperature, ctx.chunk_size = temperature, chunk_size
+        ctx.set_materialize_grads(False)
         return log_probs, entropies
 
     @staticmethod
     @once_differentiable
     def backward(  # type: ignore[explicit-override] # as above
-        ctx: Any, grad_log_probs: Tensor, grad_entropies: Tensor
-    ) -> tuple[Tensor, Tensor | None, None, None, None]:
-        hidden, weight, tokens, entropies = ctx.saved_tensors
+        ctx: Any, grad_log_probs: Tensor | None, grad_entropies: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        hidden, weight, tokens, entropies, pulls = ctx.saved_tensors
+        if grad_entropies is None and not ctx.needs_input_grad[1]:
+            if grad_log_probs is None or pulls is None:
+                return None, None, None, None, None
+            scaled = grad_log_probs[:, None] / ctx.temperature
+            return (pulls * scaled).to(hidden.dtype), None, None, None, None
+        grads = [
+            entropies.new_zeros(len(hidden)) if g is None else g
+            for g in (grad_log_probs, grad_entropies)
+        ]
         grad_hidden, grad_weight = torch.empty_like(hidden), None
         if ctx.needs_input_grad[1]:
             grad_weight = torch.zeros_like(weight, dtype=entropies.dtype)
-        weight = _as_factor(weight)
         for rows in _chunks(len(hidden), ctx.chunk_size):
-            states = _as_factor(hidden[rows])
+            logits = _logits(hidden[rows], weight, tokens[rows], ctx.temperature)
             grad_logits = _grad_logits(
-                _vocab_log_probs(states, weight, ctx.temperature),
-                *(x[rows, None] for x in (tokens, entropies, grad_log_probs, grad_entropies)),
+                torch.log_softmax(logits, dim=1),
+                *(x[rows, None] for x in (tokens, entropies, *grads)),
             )
             grad_logits = grad_logits.div_(ctx.temperature).to(weight.dtype)
-            grad_hidden[rows] = grad_logits @ weight
+            grad_hidden[rows] = product(grad_logits, weight.T)
             if grad_weight is not None:
-                grad_weight += grad_logits.T @ states
+                grad_weight += product(grad_logits.T, hidden[rows].T)
         return grad_hidden, grad_weight, None, None, None
 
 
-def _vocab_log_probs(
+def _logits(
     states: Float[Tensor, "rows width"],
     weight: Float[Tensor, "vocab width"],
+    tokens: Int[Tensor, "rows"],
     temperature: float | int,
 ) -> Float[Tensor, "rows vocab"]:
-    logits = (states @ weight.T).to(_result_dtype(states))
-    return torch.log_softmax(logits.div_(temperature), dim=1)
+    """Logits over the temperature, in the dtype of the results.
+
+    A bfloat16 product rounds them to 8 bits, which a mean over the vocabulary hardly feels; the one
+    of each row's token, by which its log-probability moves, is computed apart, in full.
+    """
+    logits = product(states, weight)
+    if logits.dtype != _result_dtype(states):
+        logits = logits.to(_result_dtype(states))
+        exact = (states.to(logits.dtype) * weight[tokens]).sum(1, keepdim=True)
+        logits.scatter_(1, tokens[:, None], exact)
+    return logits.div_(temperature)
 
 
 def _grad_logits(
@@ -182,12 +215,6 @@ def _log_softmax(
 
 def _result_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _as_factor(matrix: Tensor) -> Tensor:
-    # A CPU without bfloat16 units multiplies bfloat16 some 100 times slower than float32. The
-    # float32 product of the same numbers is what such units sum up, less their last rounding.
-    return matrix.to(_result_dtype(matrix)) if matrix.device.type == "cpu" else matrix
 
 
 def _chunks(num_rows: int, chunk_size: int) -> list[slice]:

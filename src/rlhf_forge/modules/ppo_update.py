@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rlhf_forge import ranks
 from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.backbone.packing import to_the_left
 from rlhf_forge.backbone.scoring import values_before
 from rlhf_forge.functional.kl import kl_estimate
 from rlhf_forge.functional.losses import (
@@ -187,7 +188,8 @@ def _value_loss(
     backbone: Backbone, micro: Experience, settings: UpdateSettings, counts: Counts
 ) -> tuple[Tensor, ValueStats]:
     with backbone.using("value"):
-        values = values_before(backbone.scalars(micro.tokens), micro.mask)
+        scalars = backbone.scalars(micro.tokens, to_the_left(micro.mask))
+    values = values_before(scalars, micro.mask)
     return clipped_value_loss(
         values,
         micro.old_values,

@@ -1,0 +1,111 @@
+"""A decoder's forward over packed rows on the CPU, and what of it is stock.
+
+transformers' own modules hold the weights and stay the reference: what this computes is tested
+against them. Each layer is a few products over all tokens of all rows; behind the last attention
+only the tokens asked for go on.
+"""
+
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
+
+from rlhf_forge.backbone.adapted_group import AdaptedGroup
+from rlhf_forge.backbone.adapted_linear import AdaptedLinear
+from rlhf_forge.backbone.packed_attention import Heads, packed_attention
+from rlhf_forge.backbone.packing import Packed
+from rlhf_forge.backbone.rms_norm import rms_norm
+from rlhf_forge.backbone.swiglu import swiglu
+from rlhf_forge.functional.products import has_bf16_units
+
+
+class PackedDecoder:
+    """The decoder of ``model``; see `can_pack`.
+
+    Args:
+        model: Its linear layers adapted.
+        recompute: Recompute layers in the backward pass.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, recompute: bool) -> None:
+        self.decoder = model.model
+        self.recompute = recompute
+        self.layers = [_Layer(layer) for layer in self.decoder.layers]
+
+    def __call__(
+        self, tokens: Int[Tensor, "batch time"], packed: Packed, role: str
+    ) -> Float[Tensor, "wanted hidden"]:
+        """Last hidden states of the tokens that ``packed`` wants."""
+        states = self.decoder.embed_tokens(tokens.flatten()[packed.source])
+        angles = self.decoder.rotary_emb(states, packed.positions.unsqueeze(0))
+        # Both halves of a head are turned by the same angles.
+        cos, sin = (table[0, :, : table.shape[-1] // 2].contiguous() for table in angles)
+        for layer in self.layers:
+            wanted = packed.wanted if layer is self.layers[-1] else None
+            run = partial(layer, cos=cos, sin=sin, packed=packed, role=role, wanted=wanted)
+            if self.recompute and torch.is_grad_enabled():
+                states = checkpoint(run, states, use_reentrant=False, preserve_rng_state=False)
+            else:
+                states = run(states)
+        return _norm(self.decoder.norm, states)
+
+
+class _Layer:
+    """One layer of the decoder, as `PackedDecoder` calls it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.norms = layer.input_layernorm, layer.post_attention_layernorm
+        self.qkv = AdaptedGroup(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.out = AdaptedGroup(attention.o_proj)
+        self.gate_up = AdaptedGroup(mlp.gate_proj, mlp.up_proj)
+        self.down = AdaptedGroup(mlp.down_proj)
+        width = attention.head_dim
+        queries, keys = (
+            proj.frozen.out_features // width for proj in (attention.q_proj, attention.k_proj)
+        )
+        self.heads = Heads(queries, keys, width, attention.scaling)
+
+    def __call__(
+        self,
+        states: Tensor,
+        *,
+        cos: Tensor,
+        sin: Tensor,
+        packed: Packed,
+        role: str,
+        wanted: Tensor | None,
+    ) -> Tensor:
+        qkv = self.qkv(_norm(self.norms[0], states), role)
+        mixed = packed_attention(qkv, cos, sin, packed.blocks, self.heads)
+        if wanted is not None:
+            mixed, states = mixed.index_select(0, wanted), states.index_select(0, wanted)
+        states = self.out(mixed, role, states)
+        return self.down(swiglu(self.gate_up(_norm(self.norms[1], states), role)), role, states)
+
+
+def _norm(module: nn.Module, states: Tensor) -> Tensor:
+    return rms_norm(states, module.weight, eps=module.variance_epsilon)
+
+
+def can_pack(model: PreTrainedModel) -> bool:
+    """Whether `PackedDecoder` computes what ``model`` does, and faster.
+
+    It is for CPUs that multiply in the model's dtype at speed, and knows decoders of Mistral's
+    form: rotated heads, full causal attention, SwiGLU, no biases.
+    """
+    layers, config = model.model.layers, model.config
+    linears = [m.frozen for m in layers.modules() if isinstance(m, AdaptedLinear)]
+    return (
+        model.device.type == "cpu"
+        and all(type(layer) in {MistralDecoderLayer, LlamaDecoderLayer} for layer in layers)
+        and config.hidden_act == "silu"
+        and all(linear.bias is None for linear in linears)
+        and getattr(config, "sliding_window", None) is None
+        and (model.dtype != torch.bfloat16 or has_bf16_units("cpu"))
+    )
