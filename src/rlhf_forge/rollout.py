@@ -8,6 +8,7 @@ token included. What a token was predicted from stands one to its left, and only
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import chain
 from typing import Self
 
@@ -103,6 +104,7 @@ def plan_updates(
     max_tokens: int,
     seed: int,
     iteration: int,
+    pads: bool = True,
 ) -> Plan:
     """Which rows meet in which micro-batch: a fresh permutation each epoch.
 
@@ -113,6 +115,7 @@ def plan_updates(
         max_tokens: Padded tokens of one micro-batch.
         seed: Of the run.
         iteration: The permutation is a function of (seed, iteration, epoch).
+        pads: Whether padding costs time; see `micro_batches`.
 
     Raises:
         ValueError: If ``minibatch_size`` does not divide the rollout.
@@ -127,7 +130,8 @@ def plan_updates(
     for epoch in range(epochs):
         order = generator(seed, "shuffle", iteration, epoch).permutation(count)
         chunks = order.reshape(-1, minibatch_size).tolist()
-        plan.append([_cut(rows, lengths, own_micro_batches, max_tokens) for rows in chunks])
+        cut = partial(own_micro_batches, pads=pads)
+        plan.append([_cut(rows, lengths, cut, max_tokens) for rows in chunks])
     return plan
 
 

@@ -29,8 +29,8 @@ def by_hand(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         query, key = turned[start:end, :4], turned[start:end, 4:6]
         value = split[start:end, 6:]
         key, value = (x.repeat_interleave(2, dim=1) for x in (key, value))
-        parts = (x.transpose(0, 1) for x in (query, key, value))
-        out = F.scaled_dot_product_attention(*parts, is_causal=True, scale=HEADS.scaling)
+        query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=HEADS.scaling)
         rows.append(out.transpose(0, 1).flatten(1))
     return torch.cat(rows)
 

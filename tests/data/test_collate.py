@@ -139,6 +139,14 @@ def test_micro_batches_hold_every_row_once_and_keep_to_the_budget(
     assert cuts == micro_batches(lengths, max_tokens=max_tokens)
 
 
+def test_rows_that_are_packed_are_cut_only_to_keep_to_the_budget() -> None:
+    lengths = [300, 10, 290, 20, 280]
+    assert micro_batches(lengths, max_tokens=1500, pads=False) == [[0, 2, 4, 3, 1]]
+    assert len(micro_batches(lengths, max_tokens=1500)) > 1
+    for cut in micro_batches(lengths, max_tokens=600, pads=False):
+        assert len(cut) * max(lengths[row] for row in cut) <= 600
+
+
 def test_micro_batches_begin_with_the_longest_rows_and_keep_equals_in_order() -> None:
     assert micro_batches([3, 9, 3, 5], max_tokens=10) == [[1], [3], [0, 2]]
     assert micro_batches([3, 9, 3, 5], max_tokens=100) == [[1, 3, 0, 2]]

@@ -59,7 +59,9 @@ class AdaptedGroup:
             return self.layers[0].frozen.weight.detach()
         weights = [layer.frozen.weight for layer in self.layers]
         whole = torch.cat([weight.detach() for weight in weights])
-        for weight, part in zip(weights, whole.split([len(w) for w in weights]), strict=True):
+        for weight, part in zip(
+            weights, torch.split(whole, [len(w) for w in weights]), strict=True
+        ):
             weight.data = part
         return whole
 
@@ -93,7 +95,7 @@ class _Product(torch.autograd.Function):
         narrow: list[Tensor] = []
         if factors:
             down, ups = _cast(factors, scaling, x.dtype)
-            narrow = list((x @ down.T).split([len(a) for a in factors[::2]], dim=1))
+            narrow = list(torch.split(x @ down.T, [len(a) for a in factors[::2]], dim=1))
             for part, up, out in zip(narrow, ups, _columns(y, ups), strict=True):
                 out.addmm_(part, up.T)
         ctx.save_for_backward(x, *narrow, *factors)
@@ -117,7 +119,7 @@ class _Product(torch.autograd.Function):
         grad_factors: list[Tensor | None] = [None] * len(factors)
         if any(needed[4:]):
             grad_down = (grad_narrow.T @ x).mul_(ctx.scaling)
-            grad_factors[::2] = grad_down.split([len(a) for a in factors[::2]])
+            grad_factors[::2] = torch.split(grad_down, [len(a) for a in factors[::2]])
             grad_factors[1::2] = [g.T @ h for g, h in zip(parts, narrow, strict=True)]
         return grad_x, grad_residual, None, None, *grad_factors
 
@@ -131,4 +133,4 @@ def _cast(
 
 
 def _columns(y: Tensor, ups: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return y.split([len(up) for up in ups], dim=1)
+    return torch.split(y, [len(up) for up in ups], dim=1)

@@ -5,6 +5,8 @@ other adapter, their mixed batches refuse training mode, and gradient checkpoint
 whichever adapter is active by then. What is written to disk is peft's format.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +27,15 @@ class Selection:
     """
 
     groups: list[tuple[str, Int[Tensor, "rows"] | None]] = field(default_factory=list)
+
+    @contextmanager
+    def of(self, groups: list[tuple[str, Int[Tensor, "rows"] | None]]) -> Iterator[None]:
+        """These roles within the block; the state before comes back."""
+        before, self.groups = self.groups, groups
+        try:
+            yield
+        finally:
+            self.groups = before
 
 
 class AdaptedLinear(nn.Module):

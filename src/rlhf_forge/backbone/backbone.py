@@ -1,20 +1,19 @@
 """The one frozen base and the roles that live on it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from rlhf_forge.backbone.adapted_linear import AdaptedLinear, Selection, adaptable, fresh_pair
 from rlhf_forge.backbone.adapter_files import AdapterWeights
 from rlhf_forge.backbone.attention import cache_argument
+from rlhf_forge.backbone.checkpointing import recomputed
 from rlhf_forge.backbone.config import LoraSpec
 from rlhf_forge.backbone.packed_decoder import PackedDecoder, can_pack
 from rlhf_forge.backbone.packing import pack, to_the_left
@@ -56,12 +55,17 @@ class Backbone(nn.Module):
         )
         if gradient_checkpointing:
             for layer in model.model.layers:
-                layer.forward = partial(self._recomputed, layer.forward)
+                layer.forward = recomputed(layer.forward, self._selection)
 
     @property
     def device(self) -> torch.device:
         """Where the base lies."""
         return self.model.device
+
+    @property
+    def pads(self) -> bool:
+        """Whether it computes the padding of a batch, as the stock decoder does."""
+        return self.packed is None
 
     def add_role(self, role: str, weights: AdapterWeights, *, trainable: bool) -> None:
         """Give ``role`` the adapter, and the head if there is one, in ``weights``.
@@ -151,12 +155,8 @@ class Backbone(nn.Module):
         Raises:
             KeyError: If a role was never added.
         """
-        before = self._selection.groups
-        self._selection.groups = self._groups([roles] if isinstance(roles, str) else roles)
-        try:
+        with self._selection.of(self._groups([roles] if isinstance(roles, str) else roles)):
             yield
-        finally:
-            self._selection.groups = before
 
     def hidden(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time hidden"]:
         """Last hidden states of right-padded ``tokens``; those of padding have no meaning."""
@@ -283,36 +283,6 @@ class Backbone(nn.Module):
             return [(distinct[0], None)]
         rows = {role: [row for row, name in enumerate(roles) if name == role] for role in distinct}
         return [(role, torch.tensor(rows[role], device=self.device)) for role in distinct]
-
-    def _recomputed(self, forward: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """Run a layer now, and once more in the backward as the role it ran as now.
-
-        transformers' own switch is not used: it works in train mode only, and there it takes away
-        the cache that generation needs. Without dropout nothing else depends on the mode.
-        """
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-
-        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), self._selected(self._selection.groups)
-
-        out: Tensor = checkpoint(
-            forward,
-            *args,
-            use_reentrant=False,
-            preserve_rng_state=False,
-            context_fn=contexts,
-            **kwargs,
-        )
-        return out
-
-    @contextmanager
-    def _selected(self, groups: list[tuple[str, Tensor | None]]) -> Iterator[None]:
-        before, self._selection.groups = self._selection.groups, groups
-        try:
-            yield
-        finally:
-            self._selection.groups = before
 
 
 def _adapt(model: PreTrainedModel, selection: Selection) -> dict[str, AdaptedLinear]:

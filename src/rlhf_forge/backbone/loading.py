@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from rlhf_forge.backbone.attention import attention_for
 from rlhf_forge.backbone.bitsandbytes_guard import import_bitsandbytes
 from rlhf_forge.backbone.config import BackboneConfig
+from rlhf_forge.backbone.freed_memory import keep_freed_memory
 from rlhf_forge.errors import UserError
 from rlhf_forge.hub import SECOND_COPIES, base_folder, tokenizer_folder
 
@@ -27,6 +28,8 @@ def load_base(config: BackboneConfig, device: torch.device) -> PreTrainedModel:
     """
     folder = base_folder(config.path)
     require_weights(config.path, folder)
+    if device.type == "cpu":
+        keep_freed_memory()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **_options(config, device))
     except (OSError, ValueError, SafetensorError) as error:

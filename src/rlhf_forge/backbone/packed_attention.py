@@ -103,7 +103,7 @@ def _by_head(x: Tensor, block: Block, heads: Heads) -> tuple[Tensor, Tensor, Ten
     Of queries alone the other two are empty.
     """
     split = x.view(block.rows, block.width, -1, heads.width).transpose(1, 2)
-    query = split[:, : heads.queries].unflatten(1, (heads.keys, -1))
+    query = split[:, : heads.queries].view(block.rows, heads.keys, -1, *split.shape[2:])
     key = split[:, heads.queries : heads.queries + heads.keys]
     return query, key, split[:, heads.queries + heads.keys :]
 

@@ -29,7 +29,8 @@ class _RMSNorm(torch.autograd.Function):
         length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
-        return (wide * inverse).to(x.dtype).mul_(weight)
+        y: Tensor = (wide * inverse).to(x.dtype).mul_(weight)
+        return y
 
     @staticmethod
     @once_differentiable

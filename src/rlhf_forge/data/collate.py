@@ -107,7 +107,7 @@ def collate_prompts(rows: Sequence[tuple[int, PromptExample]]) -> PromptBatch:
     return PromptBatch(flipped.flip(-1), mask.flip(-1), _positions(rows))
 
 
-def micro_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+def micro_batches(lengths: Sequence[int], *, max_tokens: int, pads: bool = True) -> list[list[int]]:
     """Cut a step's rows into micro-batches of at most ``max_tokens`` padded tokens.
 
     Longest rows first, neighbours of like length together, cut where the padding saved outweighs
@@ -117,6 +117,8 @@ def micro_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]
     Args:
         lengths: Tokens of each row.
         max_tokens: Rows times the longest of them, at most.
+        pads: Whether padding costs time. Where rows are packed it costs none, and they are cut only
+            to keep to ``max_tokens``.
 
     Returns:
         Row numbers; each row once; the same for the same lengths.
@@ -133,7 +135,7 @@ def micro_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]
         longest = max(lengths[order[start]], 1)
         last = min(start + max(1, max_tokens // longest), len(order))
         costs[start], ends[start] = min(
-            ((end - start) * longest + CUT_COST + costs[end], end)
+            (pads * (end - start) * longest + CUT_COST + costs[end], end)
             for end in range(start + 1, last + 1)
         )
     cuts, start = [], 0
@@ -143,24 +145,28 @@ def micro_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]
     return cuts
 
 
-def own_micro_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+def own_micro_batches(
+    lengths: Sequence[int], *, max_tokens: int, pads: bool = True
+) -> list[list[int]]:
     """Those of the rows that this process works on; with one process, of all.
 
     Returns:
         Row numbers of the whole step; none if there are fewer rows than processes.
     """
-    return _micro_batches_of(ranks.rank(), lengths, max_tokens)
+    return _micro_batches_of(ranks.rank(), lengths, max_tokens, pads)
 
 
 def all_micro_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
     """Those of all processes, one process after the other."""
-    each = (_micro_batches_of(rank, lengths, max_tokens) for rank in range(ranks.count()))
+    each = (_micro_batches_of(rank, lengths, max_tokens, True) for rank in range(ranks.count()))
     return [cut for cuts in each for cut in cuts]
 
 
-def _micro_batches_of(rank: int, lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+def _micro_batches_of(
+    rank: int, lengths: Sequence[int], max_tokens: int, pads: bool
+) -> list[list[int]]:
     rows = ranks.dealt(lengths, rank)
-    cuts = micro_batches([lengths[row] for row in rows], max_tokens=max_tokens)
+    cuts = micro_batches([lengths[row] for row in rows], max_tokens=max_tokens, pads=pads)
     return [[rows[place] for place in cut] for cut in cuts]
 
 

@@ -132,7 +132,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             log_probs[rows] = (picked - total.log()).squeeze(1)
             entropies[rows] = (total.log() - logits.mul_(odds).sum(1, keepdim=True) / total)[:, 0]
             if pulls is not None:
-                mean = product(odds.div_(total).to(weight.dtype), weight.T)
+                mean = product(odds.to(weight.dtype), weight.T) / total
                 pulls[rows] = weight[tokens[rows]] - mean
         ctx.save_for_backward(hidden, weight, tokens, entropies, pulls)
         ctx.temperature, ctx.chunk_size = temperature, chunk_size
@@ -186,7 +186,7 @@ def _logits(
         logits = logits.to(_result_dtype(states))
         exact = (states.to(logits.dtype) * weight[tokens]).sum(1, keepdim=True)
         logits.scatter_(1, tokens[:, None], exact)
-    return logits.div_(temperature)
+    return logits if temperature == 1 else logits.div_(temperature)
 
 
 def _grad_logits(

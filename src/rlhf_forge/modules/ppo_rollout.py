@@ -113,6 +113,7 @@ def _plan(module: "PPOModule", lengths: Sequence[int]) -> Plan:
         epochs=module.update_settings.ppo_epochs,
         minibatch_size=module.update_settings.minibatch_size,
         max_tokens=module.micro_batch_tokens,
+        pads=module.backbone.pads,
         seed=module.seed,
         iteration=module.iteration,
     )

@@ -247,7 +247,9 @@ class RewardModule(LightningModule):
     def _cuts(self, batch: PairBatch) -> list[list[int]]:
         """Pairs by their longer side; each pair is two rows of the forward."""
         longer = batch.mask.sum(-1).view(2, -1).amax(0).tolist()
-        return own_micro_batches(longer, max_tokens=max(1, self.micro_batch_tokens // 2))
+        return own_micro_batches(
+            longer, max_tokens=max(1, self.micro_batch_tokens // 2), pads=self.backbone.pads
+        )
 
     def _scores(self, batch: PairBatch, role: str) -> Tensor:
         scores = member_score(self.backbone, batch.tokens, batch.response, role=role)

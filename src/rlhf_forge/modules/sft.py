@@ -153,7 +153,11 @@ class SFTModule(LightningModule):
         return loss
 
     def _cuts(self, batch: SequenceBatch) -> list[list[int]]:
-        return own_micro_batches(batch.mask.sum(-1).tolist(), max_tokens=self.micro_batch_tokens)
+        return own_micro_batches(
+            batch.mask.sum(-1).tolist(),
+            max_tokens=self.micro_batch_tokens,
+            pads=self.backbone.pads,
+        )
 
     def _loss(self, part: SequenceBatch, num_tokens: int) -> Tensor:
         with self.backbone.using("policy"):
