@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -31,42 +32,47 @@ from typing_extensions import override
 from work import SIZES, Size, write_work
 
 from rlhf_forge.backbone.config import BackboneConfig, Precision
+from rlhf_forge.backbone.packing import pack
+from rlhf_forge.backbone.scoring import row_ends
 from rlhf_forge.callbacks.artefact_writer import ArtefactWriter
 from rlhf_forge.data.format import Kind
 from rlhf_forge.data.module import PreferenceDataModule
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.ppo import PPOModule
 from rlhf_forge.modules.reward import RewardModule
-from rlhf_forge.modules.settings import RolloutSettings, UpdateSettings
+from rlhf_forge.modules.settings import OptimizerSettings, RolloutSettings, UpdateSettings
 from rlhf_forge.modules.sft import SFTModule
 
 RESULTS = Path(__file__).parent / "results"
+STAGES = ("sft", "reward", "ppo")
 PHASES = ("generate", "score", "update")
-# Forwards over all rows in an iteration: under each role to score, under two of them an epoch.
-SCORED_ROLES, UPDATED_ROLES = 4, 2
 
 
 class Clock(Callback):
-    """Wall and CPU seconds, real and forwarded tokens of all steps behind the first ``warm_up``."""
+    """Wall and CPU seconds, real tokens, and padding computed, of all steps behind the first."""
 
     def __init__(self, warm_up: int) -> None:
         self.warm_up = warm_up
         self.wall = self.cpu = 0.0
-        self.steps = self.rows = self.real = self.forwarded = 0
+        self.losses: list[float] = []
+        self.before = resident_mib()
+        self.steps = self.rows = self.real = self.computed = self.padding = 0
         self.phases = dict.fromkeys(PHASES, 0.0)
         self._started = (0.0, 0.0)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         backbone: Any = pl_module.backbone
-        hidden = backbone.hidden
+        states = backbone.states
 
-        def counted(tokens: Tensor) -> Tensor:
-            self.forwarded += tokens.numel()
-            states: Tensor = hidden(tokens)
-            return states
+        def counted(tokens: Tensor, wanted: Tensor) -> Tensor:
+            computed = tokens.numel() if backbone.pads else len(pack(wanted).source)
+            self.computed += computed
+            self.padding += computed - sum(row_ends(wanted))
+            found: Tensor = states(tokens, wanted)
+            return found
 
-        backbone.hidden = counted
+        backbone.states = counted
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -87,6 +93,7 @@ class Clock(Callback):
         self.wall = time.perf_counter() - self._started[0]
         self.cpu = time.process_time() - self._started[1]
         self.steps += 1
+        self.losses.append(float(trainer.callback_metrics.get(f"{pl_module.stage}/loss", 0.0)))
         self.rows += len(batch.positions)
         self.real += int(batch.mask.sum())
         if isinstance(pl_module, PPOModule):
@@ -96,7 +103,7 @@ class Clock(Callback):
                 self.phases[phase] += pl_module.seconds[phase]
 
     def _start(self) -> None:
-        self.forwarded = 0
+        self.computed = self.padding = 0
         self._started = (time.perf_counter(), time.process_time())
 
 
@@ -110,8 +117,10 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     rows = []
     for name in arguments.sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            write_work(SIZES[name], Path(folder))
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = arguments.work or temporary
+            if not arguments.work:
+                write_work(SIZES[name], Path(folder))
             rows += [{"size": name, **row} for row in measured(SIZES[name], folder, arguments)]
     show(rows)
     report = {
@@ -132,6 +141,8 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     today = datetime.now(UTC).date().isoformat()
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--work", help="folder of work, as work.py writes it; default: made anew")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--precision", choices=("fp32", "bf16", "nf4"), default="fp32")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of SFT and reward")
@@ -148,10 +159,11 @@ def measured(size: Size, folder: str, arguments: argparse.Namespace) -> list[dic
     """A row for each stage; each stage starts from the artefacts of those before it."""
     rows = []
     for module, batch_size, length in modules_of(size, folder, arguments.precision, arguments):
+        if module.stage not in arguments.stages:
+            continue
         clock = Clock(arguments.warm_up)
         fit(module, folder, clock, batch_size=batch_size, length=length)
-        passes = SCORED_ROLES + UPDATED_ROLES * arguments.ppo_epochs
-        rows.append(row_of(module.stage, clock, passes if module.stage == "ppo" else 1))
+        rows.append(row_of(module.stage, clock))
     return rows
 
 
@@ -164,13 +176,15 @@ def modules_of(
     steps = arguments.warm_up + arguments.steps
     iterations = arguments.warm_up + arguments.iterations
     micro = arguments.micro_batch_tokens
+    optimizer = OptimizerSettings(learning_rate=1e-4, schedule="constant", warmup_steps=0)
     return [
-        (SFTModule(backbone, steps, micro_batch_tokens=micro), size.sft_batch, steps),
+        (SFTModule(backbone, steps, optimizer, micro, seed=0), size.sft_batch, steps),
         (
             RewardModule(
                 backbone,
                 sft,
                 steps,
+                optimizer,
                 micro_batch_tokens=micro,
                 calibration_samples=16,
                 sampling=Sampling(max_new_tokens=16),
@@ -233,13 +247,18 @@ def fit(
     trainer.fit(module, datamodule=data)
 
 
-def row_of(stage: str, clock: Clock, passes: int) -> dict[str, Any]:
+def resident_mib() -> float:
+    """Memory that this process holds by now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def row_of(stage: str, clock: Clock) -> dict[str, Any]:
     """What a stage's clock says.
 
     Args:
         stage: The stage.
         clock: After the run.
-        passes: Forwards over every row in a step.
     """
     return {
         "stage": stage,
@@ -251,7 +270,9 @@ def row_of(stage: str, clock: Clock, passes: int) -> dict[str, Any]:
         "samples_per_second": clock.rows / clock.wall,
         "tokens_per_second": clock.real / clock.wall,
         "tokens_per_cpu_second": clock.real / clock.cpu,
-        "padding": 1 - clock.real * passes / clock.forwarded,
+        "loss": sum(clock.losses) / len(clock.losses),
+        "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - clock.before,
+        "padding": clock.padding / clock.computed,
         "samples_per_second_by_phase": {
             phase: clock.rows / seconds for phase, seconds in clock.phases.items() if seconds
         },

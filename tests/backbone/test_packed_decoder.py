@@ -1,5 +1,7 @@
 """The packed forward against the stock decoder, which is its reference."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -75,7 +77,7 @@ def test_a_bare_role_is_packed_too() -> None:
 
 def test_a_row_alone_has_the_states_it_has_among_others() -> None:
     backbone = tiny.four_roles(tiny.open_tiny())
-    together = states(backbone).split(WANTED.sum(1).tolist())
+    together = torch.split(states(backbone), WANTED.sum(1).tolist())
     for row, among_others in enumerate(together):
         with backbone.using("policy"):
             alone = backbone.states(TOKENS[row : row + 1], WANTED[row : row + 1])
@@ -120,7 +122,12 @@ def test_a_llama_is_packed() -> None:
 
 
 def test_what_is_not_of_mistrals_form_goes_the_stock_way() -> None:
-    shape = {"hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 32, "intermediate_size": 64}
+    shape: dict[str, Any] = {
+        "hidden_size": 64,
+        "num_hidden_layers": 1,
+        "vocab_size": 32,
+        "intermediate_size": 64,
+    }
     with_biases = Qwen2ForCausalLM(
         Qwen2Config(**shape, num_attention_heads=2, num_key_value_heads=2)
     )

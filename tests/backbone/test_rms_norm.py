@@ -27,5 +27,6 @@ def test_a_bfloat16_gradient_is_rounded_once() -> None:
     for dtype in (torch.bfloat16, torch.float32):
         leaf = x.to(dtype, copy=True).requires_grad_()
         rms_norm(leaf, weight.to(dtype), eps=1e-3).sum().backward()  # type: ignore[no-untyped-call]
+        assert leaf.grad is not None
         results.append(leaf.grad)
     assert_close(results[0], results[1].bfloat16(), rtol=0.01, atol=1e-3)

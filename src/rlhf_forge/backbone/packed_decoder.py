@@ -6,10 +6,11 @@ only the tokens asked for go on.
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -58,7 +59,7 @@ class PackedDecoder:
 class _Layer:
     """One layer of the decoder, as `PackedDecoder` calls it."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.norms = layer.input_layernorm, layer.post_attention_layernorm
         self.qkv = AdaptedGroup(attention.q_proj, attention.k_proj, attention.v_proj)
@@ -89,7 +90,7 @@ class _Layer:
         return self.down(swiglu(self.gate_up(_norm(self.norms[1], states), role)), role, states)
 
 
-def _norm(module: nn.Module, states: Tensor) -> Tensor:
+def _norm(module: Any, states: Tensor) -> Tensor:
     return rms_norm(states, module.weight, eps=module.variance_epsilon)
 
 

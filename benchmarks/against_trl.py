@@ -1,0 +1,172 @@
+"""SFT, reward training and PPO against TRL on the same work, in turn on the same machine.
+
+    python benchmarks/against_trl.py --lab /tmp/lab --sizes small medium --precision fp32 bf16
+
+Makes its own environment for TRL in the lab folder (pinned; never a dependency of rlhf_forge), the
+work of peers/make_work.py, and runs ours and TRL's at its best settings A B A B: threads, batch
+sizes, adapter and optimiser are the same. Prints the ratios with their spread and writes
+benchmarks/results/against-trl-<date>.json. A quiet machine is needed; the load is written down.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import venv
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).parent
+PEERS = HERE / "peers"
+PINS = (
+    "torch==2.13.0",
+    "transformers==5.23.0",
+    "peft==0.21.2",
+    "datasets==5.2.0",
+    "accelerate==1.15.0",
+    "trl==1.16.0",
+)
+PPO_PIN = "trl==1.12.0"  # its last with PPO
+STAGES = ("sft", "reward", "ppo")
+OUR_SIZES = {"small": "5M", "medium": "31M"}
+BATCHES = {
+    "small": {"sft": 16, "reward": 8, "ppo": 16},
+    "medium": {"sft": 8, "reward": 4, "ppo": 8},
+}
+FILES = {"sft": "demonstrations", "preference": "pairs", "prompts": "prompts"}
+
+
+def main() -> None:
+    """Prepare, run in turn, print, write."""
+    arguments = parsed()
+    lab: Path = arguments.lab
+    python = trl_environment(lab)
+    rows = []
+    for size in arguments.sizes:
+        work = work_of(size, lab, python)
+        for precision in arguments.precision:
+            for stage in arguments.stages:
+                pairs = [
+                    (
+                        ours(stage, size, work, precision, arguments),
+                        trl(stage, size, work, precision, lab, arguments),
+                    )
+                    for _ in range(arguments.pairs)
+                ]
+                rows.append({"size": size, "precision": precision, "stage": stage, "pairs": pairs})
+                print(line_of(rows[-1]), flush=True)
+    report = {"command": " ".join(sys.argv), "date": datetime.now(UTC).isoformat(), "rows": rows}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(arguments.out)
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    today = datetime.now(UTC).date().isoformat()
+    parser.add_argument("--lab", type=Path, required=True, help="folder for TRL and the work")
+    parser.add_argument("--sizes", nargs="+", choices=OUR_SIZES, default=list(OUR_SIZES))
+    parser.add_argument(
+        "--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"]
+    )
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--pairs", type=int, default=5, help="runs of each side")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of SFT and reward")
+    parser.add_argument("--iterations", type=int, default=2, help="timed iterations of PPO")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=HERE / f"results/against-trl-{today}.json")
+    return parser.parse_args()
+
+
+def trl_environment(lab: Path) -> Path:
+    """The interpreter of an environment with TRL, made at the first call."""
+    python = lab / "trl" / "bin" / "python"
+    if not (lab / "trl-ppo" / "trl").is_dir():
+        venv.create(lab / "trl", with_pip=True)
+        install = [python, "-m", "pip", "install", "-q"]
+        subprocess.run([*install, *PINS], check=True)
+        subprocess.run([*install, "--no-deps", "--target", lab / "trl-ppo", PPO_PIN], check=True)
+    return python
+
+
+def work_of(size: str, lab: Path, python: Path) -> Path:
+    """The work's folder, made at the first call; under the names of work.py, too."""
+    work = lab / f"work-{size}"
+    if not (work / "base").exists():
+        subprocess.run([python, PEERS / "make_work.py", work, "--size", size], check=True)
+        for theirs, name in FILES.items():
+            (work / f"{name}.jsonl").symlink_to(f"{theirs}.jsonl")
+        (work / "base").symlink_to("model")
+    return work
+
+
+def ours(
+    stage: str, size: str, work: Path, precision: str, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """One run of throughput.py; each stage starts from the artefacts that those before it left."""
+    out = work / "ours.json"
+    command = [sys.executable, HERE / "throughput.py", "--work", work, "--out", out]
+    command += ["--sizes", OUR_SIZES[size], "--stages", stage, "--precision", precision]
+    command += ["--threads", str(arguments.threads), "--steps", str(arguments.steps)]
+    command += ["--iterations", str(arguments.iterations)]
+    subprocess.run(command, check=True, env=environment(arguments), stdout=subprocess.DEVNULL)
+    row = json.loads(out.read_text())["rows"][0]
+    return {
+        "samples_per_s": row["samples_per_second"],
+        "tokens_per_s": row["tokens_per_second"],
+        "tokens_per_cpu_s": row["tokens_per_cpu_second"],
+        "memory_mib": row["memory_mib"],
+        "loss": row["loss"],
+        "load": os.getloadavg()[0],
+    }
+
+
+def trl(
+    stage: str, size: str, work: Path, precision: str, lab: Path, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """One run of TRL's trainer, tuned."""
+    steps = arguments.iterations if stage == "ppo" else arguments.steps
+    command = [lab / "trl/bin/python", PEERS / f"trl_{stage}.py", work, "--tuned"]
+    command += ["--dtype", precision, "--batch", str(BATCHES[size][stage]), "--steps", str(steps)]
+    path = {"PYTHONPATH": str(lab / "trl-ppo")} if stage == "ppo" else {"PYTHONPATH": ""}
+    done = subprocess.run(
+        command, check=True, env=environment(arguments) | path, capture_output=True, text=True
+    )
+    row = json.loads(done.stdout.splitlines()[-1])
+    return {
+        "samples_per_s": row["samples_per_s"],
+        "tokens_per_s": row["tokens_per_s"],
+        "tokens_per_cpu_s": row["real_tokens"] / row["cpu_seconds_steady"],
+        "memory_mib": row["peak_rss_mib"] - row["rss_before_model_mib"],
+        "loss": row.get("train_loss", 0.0),
+        "load": os.getloadavg()[0],
+    }
+
+
+def environment(arguments: argparse.Namespace) -> dict[str, str]:
+    """The same for both sides."""
+    return os.environ | {
+        "OMP_NUM_THREADS": str(arguments.threads),
+        "OMP_WAIT_POLICY": "passive",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """Ours over TRL's: the median of the pairs, and the least and the most."""
+    cells = []
+    for name in ("samples_per_s", "tokens_per_cpu_s", "memory_mib"):
+        ratios = [mine[name] / theirs[name] for mine, theirs in row["pairs"]]
+        cells.append(f"{name} {median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})")
+    losses = " and ".join(
+        f"{median(pair[side]['loss'] for pair in row['pairs']):.3f}" for side in (0, 1)
+    )
+    return f"{row['size']} {row['precision']} {row['stage']}: {'; '.join(cells)}; losses {losses}"
+
+
+if __name__ == "__main__":
+    main()
