@@ -140,7 +140,9 @@ def write_artefact(
 def _reported(module: RewardModule) -> ReportCard:
     """The report card of a trained reward model; its verdict is told, and logged."""
     pairs = cast("list[PairExample]", data_of(module).held_out[:MOST_PAIRS])
-    card = report_card(gather(module.backbone, module.role, module.template, pairs))
+    room = module.micro_batch_tokens  # a step had room for as many, and for their gradients
+    evidence = gather(module.backbone, module.role, module.template, pairs, max_tokens=room)
+    card = report_card(evidence)
     for logger in module.trainer.loggers:
         logger.log_metrics({"card/bad_checks": len(card.of("bad"))}, batches_done(module.trainer))
     found = [f"{check.verdict}: {check.name}: {check.reason}\n" for check in card.of(card.verdict)]

@@ -8,7 +8,12 @@ from rlhf_forge.data.records import Pair
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import PairExample
 from rlhf_forge.evaluation.probes import probe_scores
-from rlhf_forge.evaluation.reward_accuracy import PairScores, labelled, scores_by_member
+from rlhf_forge.evaluation.reward_accuracy import (
+    MAX_TOKENS,
+    PairScores,
+    labelled,
+    scores_by_member,
+)
 from rlhf_forge.evaluation.statistics import wins_of
 from rlhf_forge.functional.ensembles import ensemble_score
 
@@ -92,6 +97,7 @@ def gather(
     pairs: Sequence[PairExample],
     *,
     probed: int = MOST_PROBED,
+    max_tokens: int = MAX_TOKENS,
 ) -> Evidence:
     """Score held-out pairs, and probes made from some of them.
 
@@ -101,12 +107,13 @@ def gather(
         template: Renders the probes.
         pairs: Held out.
         probed: At most so many pairs, the first ones, are made probes of.
+        max_tokens: Padded tokens of one forward.
     """
-    by_member = scores_by_member(backbone, role, pairs).flatten(1)
+    by_member = scores_by_member(backbone, role, pairs, max_tokens=max_tokens).flatten(1)
     scores = labelled(ensemble_score(by_member), pairs)
     members = [labelled(own, pairs) for own in by_member] if len(by_member) > 1 else []
     records = [pair.record for pair in pairs]
-    probes = probe_scores(backbone, role, template, records[:probed])
+    probes = probe_scores(backbone, role, template, records[:probed], max_tokens=max_tokens)
     gains = {
         name: [
             probe - demonstration

@@ -9,10 +9,10 @@ from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.scoring import score
 from rlhf_forge.data.records import BadRecord, Conversation, Pair, assistant
 from rlhf_forge.data.render import ChatTemplate
+from rlhf_forge.evaluation.reward_accuracy import MAX_TOKENS
 from rlhf_forge.generation.decode import Response
 from rlhf_forge.generation.rows import join, per_row
 
-MAX_TOKENS = 16_384
 MARKS = "!!!!"
 FILLER = "I hope this helps! Please let me know if there is anything else I can do for you."
 
@@ -48,7 +48,12 @@ PROBES = SPOILT | PADDED
 
 
 def probe_scores(
-    backbone: Backbone, role: str, template: ChatTemplate, pairs: Sequence[Pair]
+    backbone: Backbone,
+    role: str,
+    template: ChatTemplate,
+    pairs: Sequence[Pair],
+    *,
+    max_tokens: int = MAX_TOKENS,
 ) -> dict[str, list[float | None]]:
     """For each probe its score on each pair's prompt.
 
@@ -60,6 +65,7 @@ def probe_scores(
         role: Whose head scores.
         template: Renders the answers.
         pairs: Whose preferred answers are the demonstrations.
+        max_tokens: Padded tokens of one forward.
     """
     others = _others(pairs)
     found: dict[str, list[float | None]] = {}
@@ -68,7 +74,8 @@ def probe_scores(
             _row(pair, other, make, template, context=backbone.model.config.max_position_embeddings)
             for pair, other in zip(pairs, others, strict=True)
         ]
-        scores = iter(_scores(backbone, role, [row for row in rows if row is not None]))
+        asked = [row for row in rows if row is not None]
+        scores = iter(_scores(backbone, role, asked, max_tokens))
         found[name] = [None if row is None else next(scores) for row in rows]
     return found
 
@@ -118,12 +125,12 @@ def _row(
 
 
 def _scores(
-    backbone: Backbone, role: str, rows: Sequence[tuple[list[int], Response]]
+    backbone: Backbone, role: str, rows: Sequence[tuple[list[int], Response]], max_tokens: int
 ) -> list[float]:
     if not rows:
         return []
     prompts, responses = zip(*rows, strict=True)
     tokens, mask = join(prompts, responses, backbone.device)
     scorer = partial(score, backbone, role=role)
-    scores: list[float] = per_row(scorer, tokens, mask, max_tokens=MAX_TOKENS).tolist()
+    scores: list[float] = per_row(scorer, tokens, mask, max_tokens=max_tokens).tolist()
     return scores

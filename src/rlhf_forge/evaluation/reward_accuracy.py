@@ -82,13 +82,13 @@ def labelled(scores: Float[Tensor, "two_pairs"], pairs: Sequence[PairExample]) -
 
 @torch.no_grad()
 def scores_by_member(
-    backbone: Backbone, role: str, pairs: Sequence[PairExample]
+    backbone: Backbone, role: str, pairs: Sequence[PairExample], *, max_tokens: int = MAX_TOKENS
 ) -> Float[Tensor, "members two pairs"]:
     """What each member of an ensemble gives chosen and rejected answers; of one model its own."""
     batch = collate_pairs(list(enumerate(pairs)))
     longer = batch.mask.sum(-1).view(2, -1).amax(0).tolist()
     scores = torch.empty(len(members_of(backbone, role)), 2, len(pairs))
-    for rows in micro_batches(longer, max_tokens=MAX_TOKENS // 2):
+    for rows in micro_batches(longer, max_tokens=max(1, max_tokens // 2)):
         part = take(batch, rows)
         values = member_scores(
             backbone,
