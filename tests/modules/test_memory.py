@@ -127,12 +127,6 @@ def fit(stage: str, *more: str) -> list[str]:
     return ["fit", "--config", f"{stage}.yaml", "--trainer.limit_val_batches", "0", *more]
 
 
-@pytest.fixture(autouse=True)
-def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A report card's probes are longer than any row of a step: there is no room for them here."""
-    monkeypatch.setattr("rlhf_forge.callbacks.artefact_writer._reported", lambda module: None)
-
-
 @contextmanager
 def little_memory(room: int, *, rows: int = 100, scoring: bool = True) -> Iterator[dict[str, int]]:
     """Larger forwards run out of it; counted are those that did.
@@ -158,6 +152,8 @@ def little_memory(room: int, *, rows: int = 100, scoring: bool = True) -> Iterat
         return next_logits(self, tokens, *others)
 
     with pytest.MonkeyPatch.context() as patch:
+        # A report card's probes are longer than any row of a step: there is no room for them.
+        patch.setattr("rlhf_forge.callbacks.artefact_writer._reported", lambda module: None)
         patch.setattr(Backbone, "states", limited)
         patch.setattr(Backbone, "next_logits", limited_rows)
         yield failed
