@@ -71,6 +71,18 @@ UNREAD = [
         'kl_coef=self.kl_coef if self.objective.kl_in == "loss" else 0.0,',
         "kl_coef=0.0,",
     ),
+    unread(
+        "objective.ensemble",
+        COLLECT,
+        "combination=module.objective.ensemble,",
+        'combination="mean",',
+    ),
+    unread(
+        "objective.spread_coef",
+        COLLECT,
+        "spread_coef=module.objective.spread_coef,",
+        "spread_coef=0.0,",
+    ),
     unread("objective.scale_rewards", PPO, "if self.objective.scale_rewards:", "if False:"),
     # -- what is learnt ------------------------------------------------------------------------
     unread(
