@@ -10,7 +10,8 @@ import pytest
 from rlhf_forge.callbacks.samples import SampleWriter
 from rlhf_forge.data.records import Prompt, user
 from rlhf_forge.data.tokenize import PromptExample
-from rlhf_forge.generation.decode import Request, generate
+from rlhf_forge.generation.decode import generate
+from rlhf_forge.generation.engine import Request
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.responses import HELD_OUT
 from tests import tiny

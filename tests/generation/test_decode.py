@@ -14,7 +14,8 @@ from transformers import (
 
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.loading import freeze
-from rlhf_forge.generation.decode import Request, Response, decode, generate
+from rlhf_forge.generation.decode import Response, decode, generate
+from rlhf_forge.generation.engine import Request
 from rlhf_forge.generation.rows import join
 from rlhf_forge.generation.sampler import Sampling
 from tests import countable, tiny

@@ -14,7 +14,8 @@ from rlhf_forge.backbone.scoring import reference_surprise, score
 from rlhf_forge.data.records import Pair, assistant, user
 from rlhf_forge.data.tokenize import PairExample
 from rlhf_forge.errors import UserError
-from rlhf_forge.generation.decode import Request, Response, generate
+from rlhf_forge.generation.decode import Response, generate
+from rlhf_forge.generation.engine import Request
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.responses import HELD_OUT
 from rlhf_forge.modules.reward import RewardModule

@@ -18,7 +18,8 @@ REWARD_UPDATE = "modules/reward_update.py"
 SPLITS = "data/splits.py"
 PREFERENCES = "data/preferences.py"
 ROLLOUT = "rollout.py"
-DECODE = "generation/decode.py"
+ENGINE = "generation/engine.py"
+CACHE = "generation/cache.py"
 SAMPLER = "generation/sampler.py"
 ROWS = "generation/rows.py"
 SCORING = "backbone/scoring.py"
@@ -41,7 +42,8 @@ TESTS = {
     SPLITS: ["data/test_splits.py"],
     PREFERENCES: ["data/test_golden.py"],
     ROLLOUT: ["test_rollout.py", "modules/test_exact_optimum.py"],
-    DECODE: ["generation/test_decode.py"],
+    ENGINE: ["generation/test_decode.py"],
+    CACHE: ["generation/test_decode.py"],
     SAMPLER: ["generation/test_sampler.py"],
     ROWS: ["generation/test_rows.py"],
     SCORING: ["backbone/test_scoring.py"],

@@ -5,7 +5,7 @@ The loss falls with each of them, the charts look fine, and the policy goes else
 
 from tests.mutants.change import (
     ADVANTAGES,
-    DECODE,
+    ENGINE,
     ESTIMATORS,
     LOSSES,
     PPO,
@@ -130,7 +130,7 @@ CLASSIC = [
     ),
     mutant(
         "position ids ignore left padding",
-        DECODE,
+        ENGINE,
         "(mask.cumsum(-1) - 1).clamp_min(0)",
         "torch.arange(tokens.shape[1], device=device).expand(tokens.shape)",
     ),

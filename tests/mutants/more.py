@@ -2,7 +2,7 @@
 
 from tests.mutants.change import (
     ADVANTAGES,
-    DECODE,
+    CACHE,
     ESTIMATORS,
     KL,
     LOSSES,
@@ -167,7 +167,7 @@ MORE = [
     ),
     mutant(
         "left padding is attended to",
-        DECODE,
+        CACHE,
         "backbone.next_logits(tokens, mask, (",
         "backbone.next_logits(tokens, torch.ones_like(mask), (",
     ),

@@ -7,7 +7,8 @@ import torch
 
 from rlhf_forge.backbone.scoring import score
 from rlhf_forge.data.records import assistant, user
-from rlhf_forge.generation.decode import Request, generate
+from rlhf_forge.generation.decode import generate
+from rlhf_forge.generation.engine import Request
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.serve.errors import ApiError
 from rlhf_forge.serve.models import ServedModels, load_models, open_models

@@ -15,7 +15,8 @@ from rlhf_forge.evaluation.judges import Judgement, judge
 from rlhf_forge.evaluation.rewards import Asked
 from rlhf_forge.evaluation.statistics import mean_of
 from rlhf_forge.functional.kl import kl_estimate
-from rlhf_forge.generation.decode import Request, Response, generate
+from rlhf_forge.generation.decode import Response, generate
+from rlhf_forge.generation.engine import Request
 from rlhf_forge.generation.rows import join, per_row
 from rlhf_forge.generation.sampler import Sampling
 

@@ -40,6 +40,11 @@ class Sampling:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be 1 or more, got {self.max_new_tokens}")
 
+    @property
+    def choice(self) -> tuple[float, float, int]:
+        """What decides a token: all but the length."""
+        return self.temperature, self.top_p, self.top_k
+
 
 def uniform_draws(keys: Sequence[Sequence[int]], length: int) -> Float[np.ndarray, "rows length"]:
     """Numbers in [0, 1) for each row, a function of its key alone.

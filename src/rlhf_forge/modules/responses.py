@@ -12,7 +12,8 @@ from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.data.collate import PromptBatch
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import Example
-from rlhf_forge.generation.decode import Request, Response, generate
+from rlhf_forge.generation.decode import Response, generate
+from rlhf_forge.generation.engine import Request
 from rlhf_forge.generation.rows import join
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.memory import Sized, within_rows
