@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rlhf_forge.serve.errors import ApiError, parsed
-from rlhf_forge.serve.schemas import ChatRequest, ScoreRequest
+from rlhf_forge.serve.schemas import ChatRequest, ScoreRequest, TextRequest
 
 HELLO = [{"role": "user", "content": "Hello"}]
 ANSWERED = [*HELLO, {"role": "assistant", "content": "Hi"}]
@@ -25,6 +25,8 @@ def chat_error(**fields: Any) -> ApiError:
         {"temperature": 0, "top_p": 1, "max_tokens": 1, "seed": -1},
         {"max_completion_tokens": 3, "stream": True, "stream_options": {"include_usage": True}},
         {"n": 1, "user": "someone", "seed": None, "temperature": None},
+        {"n": 8, "stop": "\n", "top_k": 5, "logprobs": True, "top_logprobs": 20},
+        {"stop": ["a", "b", "c", "d"], "logprobs": False},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]},
         {"messages": [{"role": "system", "content": "Be kind."}, *ANSWERED, *HELLO]},
     ],
@@ -36,11 +38,9 @@ def test_requests_that_clients_send_are_taken(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("n", 2),
-        ("n", 0),
-        ("stop", ["."]),
-        ("logprobs", True),
         ("tools", []),
+        ("logit_bias", {"5": 1}),
+        ("min_p", 0.1),
         ("frequency_penalty", 0.5),
         ("response_format", {"type": "json_object"}),
         ("made_up", None),
@@ -66,6 +66,21 @@ def test_what_is_not_done_is_refused_by_name(name: str, value: Any) -> None:
         ("temperature", "hot"),
         ("top_p", 0),
         ("top_p", 1.1),
+        ("n", 0),
+        ("n", -1),
+        ("n", 9),
+        ("n", 100_000),
+        ("n", True),
+        ("stop", ""),
+        ("stop", [""]),
+        ("stop", ["a"] * 5),
+        ("stop", ["a"] * 10_000),
+        ("stop", [3]),
+        ("stop", "a" * 101),
+        ("top_k", -1),
+        ("logprobs", 2),
+        ("top_logprobs", 21),
+        ("messages", HELLO * 20_000),
         ("seed", 2**63),
         ("seed", 0.5),
         ("stream", "yes"),
@@ -89,6 +104,7 @@ def test_values_of_a_wrong_kind_or_size_are_refused_by_name(name: str, value: An
 def test_fields_that_contradict_each_other_are_refused() -> None:
     assert "not both" in str(chat_error(max_tokens=1, max_completion_tokens=1))
     assert "stream" in str(chat_error(stream_options={"include_usage": True}))
+    assert "top_logprobs" in str(chat_error(top_logprobs=3))
     assert "the user's" in str(chat_error(messages=ANSWERED))
 
 
@@ -151,3 +167,26 @@ def test_answers_that_cannot_be_told_from_prompts_are_refused(fields: dict[str, 
     with pytest.raises(ApiError) as caught:
         parsed(ScoreRequest, json.dumps(fields).encode())
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("Hello", ["Hello"]),
+        (["Hello", "You"], ["Hello", "You"]),
+        ([5, 6], [[5, 6]]),
+        ([[5, 6], [7]], [[5, 6], [7]]),
+    ],
+)
+def test_prompts_come_single_or_as_a_list_as_text_or_as_tokens(prompt: Any, prompts: Any) -> None:
+    body = json.dumps({"model": "ppo", "prompt": prompt}).encode()
+    assert parsed(TextRequest, body).prompts == prompts
+
+
+@pytest.mark.parametrize(
+    "prompt", [None, [], [[]], [1.5], [-1], ["a", 5], ["a", [5]], 5, ["a"] * 129, {"text": "a"}]
+)
+def test_a_prompt_that_is_neither_text_nor_tokens_is_refused(prompt: Any) -> None:
+    with pytest.raises(ApiError) as caught:
+        parsed(TextRequest, json.dumps({"model": "ppo", "prompt": prompt}).encode())
+    assert (caught.value.status, caught.value.param) == (400, "prompt")

@@ -9,97 +9,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
 
+from rlhf_forge.serve.loop import score_of
 from rlhf_forge.serve.models import load_models, open_models
-from rlhf_forge.serve.routes import score_job
+from rlhf_forge.serve.orders import score_order
 from rlhf_forge.serve.schemas import ScoreRequest
-from rlhf_forge.serve.worker import scores_of
+from tests.serve.server import DIRECT, Server, hello
 from tests.tiny import CPU
-from tests.tiny_run import write_base, write_run
-
-SECONDS_TO_START = 120
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-class Server:
-    """``python -m rlhf_forge serve RUN`` on a free port."""
-
-    def __init__(self, run: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = run / "server.log"
-        command = [sys.executable, "-m", "rlhf_forge", "serve", str(run), "--port", str(self.port)]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        self._wait()
-
-    def _wait(self) -> None:
-        end = time.monotonic() + SECONDS_TO_START
-        while time.monotonic() < end and self.process.poll() is None:
-            try:
-                DIRECT.open(f"{self.url}/health").read()
-                return
-            except OSError:
-                time.sleep(0.1)
-        self.process.kill()
-        raise AssertionError(f"the server did not start: {self.log.read_text()}")
-
-    def client(self) -> openai.OpenAI:
-        """A client without retries, so that every error is seen."""
-        return openai.OpenAI(
-            base_url=f"{self.url}/v1",
-            api_key="any",
-            max_retries=0,
-            http_client=openai.DefaultHttpxClient(trust_env=False),
-        )
-
-    def post(self, path: str, body: bytes, **headers: str) -> tuple[int, Any]:
-        """Status and JSON of a raw request."""
-        given = {"Content-Type": "application/json"} | headers
-        request = urllib.request.Request(self.url + path, data=body, headers=given)
-        try:
-            answer = DIRECT.open(request)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.loads(error.read())
-        with answer:
-            return answer.status, json.loads(answer.read())
-
-    def processes(self) -> list[int]:
-        """The server's process and all below it."""
-        found, seen = [self.process.pid], 0
-        while seen < len(found):
-            children = Path(f"/proc/{found[seen]}/task/{found[seen]}/children")
-            found += [int(pid) for pid in children.read_text().split()]
-            seen += 1
-        return found
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("server")
-    return write_run(root / "tiny", base=write_base(root / "base"))
-
-
-@pytest.fixture(scope="module")
-def server(run: Path) -> Iterator[Server]:
-    server = Server(run)
-    yield server
-    server.process.terminate()
-    assert server.process.wait(60) == 0, server.log.read_text()
-
-
-def hello(text: str = "Hello") -> Any:
-    return [{"role": "user", "content": text}]
 
 
 def test_an_answer_has_a_reason_to_end_and_its_counts(server: Server) -> None:
@@ -184,20 +105,23 @@ def test_an_unknown_model_is_not_found_as_the_client_knows_it(server: Server) ->
 def test_refusals_reach_the_client_as_bad_requests(server: Server) -> None:
     with server.client() as client:
         with pytest.raises(openai.BadRequestError) as caught:
-            client.chat.completions.create(model="ppo", messages=hello(), n=2)
+            client.chat.completions.create(model="ppo", messages=hello(), tools=[])
         assert caught.value.code == "unsupported_parameter"
         with pytest.raises(openai.BadRequestError) as caught:
             client.chat.completions.create(model="ppo", messages=hello(), max_tokens=10_000)
         assert caught.value.code == "context_length_exceeded"
 
 
-def test_scores_are_those_that_the_reward_model_gives_here(server: Server, run: Path) -> None:
+def test_scores_are_those_that_the_reward_model_gives_here(
+    server: Server, served_run: Path
+) -> None:
     status, answer = server.post("/v1/score", b'{"prompt": ["a", "b"], "response": ["c", "d"]}')
     assert status == 200
-    models = open_models([str(run)])
+    models = open_models([str(served_run)])
     backbone = load_models(models.weights, CPU)
-    job = score_job(ScoreRequest(prompt=["a", "b"], response=["c", "d"]), models)
-    assert answer["scores"] == pytest.approx(list(scores_of(backbone, job)), abs=1e-5)
+    order = score_order(ScoreRequest(prompt=["a", "b"], response=["c", "d"]), models)
+    expected = [score_of(backbone, order.role, *row) for row in order.rows]
+    assert answer["scores"] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -241,8 +165,8 @@ def gone(pids: list[int]) -> bool:
 
 
 @pytest.mark.slow
-def test_sigterm_lets_an_answer_end_and_leaves_no_process(run: Path) -> None:
-    server = Server(run)
+def test_sigterm_lets_an_answer_end_and_leaves_no_process(served_run: Path) -> None:
+    server = Server(served_run)
     processes = server.processes()
     assert len(processes) >= 4
     with server.client() as client:
@@ -258,8 +182,8 @@ def test_sigterm_lets_an_answer_end_and_leaves_no_process(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_process_outlives_a_killed_server(run: Path) -> None:
-    server = Server(run)
+def test_no_process_outlives_a_killed_server(served_run: Path) -> None:
+    server = Server(served_run)
     processes = server.processes()
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait()
@@ -267,12 +191,12 @@ def test_no_process_outlives_a_killed_server(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_port_in_use_is_told_in_one_line(run: Path) -> None:
+def test_a_port_in_use_is_told_in_one_line(served_run: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "rlhf_forge", "serve", str(run), "--port", port]
+        command = [sys.executable, "-m", "rlhf_forge", "serve", str(served_run), "--port", port]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert f"error: --port {port}" in done.stderr

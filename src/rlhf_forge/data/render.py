@@ -150,6 +150,16 @@ class ChatTemplate:
             targets[start:end] = [True] * (end - start)
         return tokens[:end], targets[:end]
 
+    def plain(self, text: str) -> list[int]:
+        """Tokens of a text outside any conversation, behind the begin token if there is one.
+
+        Raises:
+            BadRecord: If it is no valid Unicode.
+        """
+        bos = self.tokenizer.bos_token_id
+        wanted = self.tokenizer.backend_tokenizer.encode("a").ids[:1] == [bos]
+        return ([bos] if isinstance(bos, int) and wanted else []) + self._ids(text, as_text=True)
+
     def decode(self, tokens: list[int]) -> str:
         """Text of a response, without control tokens and without the blank it begins with."""
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)

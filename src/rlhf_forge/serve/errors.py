@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 Body = TypeVar("Body", bound=BaseModel)
+KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 # What pydantic calls a body that is not JSON at all.
 BROKEN = {"json_invalid", "model_type", "model_attributes_type"}
 
@@ -20,19 +21,38 @@ class ApiError(Exception):
         message: One line for a person.
         code: One word for a program.
         param: The field at fault; None for none in particular.
+        retry_after: Seconds after which to try again; None where that is of no use.
     """
 
-    def __init__(self, status: int, message: str, *, code: str, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.param = param
+        self.retry_after = retry_after
 
     def body(self) -> dict[str, Any]:
         """The JSON to answer."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = KINDS.get(self.status, "invalid_request_error")
+        if self.status >= 500:
+            kind = "server_error"
         error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
+
+    def response(self) -> JSONResponse:
+        """The whole answer."""
+        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse(self.body(), self.status, headers)
 
 
 def parsed(model: type[Body], body: bytes) -> Body:
@@ -50,7 +70,7 @@ def parsed(model: type[Body], body: bytes) -> Body:
 def _invalid(error: ValidationError) -> ApiError:
     first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
     param = str(first["loc"][0]) if first["loc"] else None
-    if first["type"] == "extra_forbidden" or param == "n":
+    if first["type"] == "extra_forbidden":
         where = ".".join(str(part) for part in first["loc"])
         return ApiError(400, f"{where} is not supported", code="unsupported_parameter", param=param)
     if first["type"] in BROKEN and param is None:
@@ -65,7 +85,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def api_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
-        return JSONResponse(error.body(), error.status)
+        return error.response()
 
     async def http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)

@@ -8,7 +8,8 @@ from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.devices import default_device
 from rlhf_forge.data.records import Conversation
 from rlhf_forge.errors import UserError
-from rlhf_forge.generation.decode import Request, decode
+from rlhf_forge.generation.decode import decode
+from rlhf_forge.generation.engine import Request
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.serve.models import ServedModels, load_models, only, open_models
 from rlhf_forge.serve.text_stream import TextStream

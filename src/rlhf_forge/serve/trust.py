@@ -1,28 +1,31 @@
-"""Whether a request may be answered: a foreign web page must not drive a server without a key."""
+"""Whether a request may be answered: no foreign web page, and nobody without a key."""
 
+import hmac
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
 from rlhf_forge.serve.errors import ApiError
+from rlhf_forge.serve.settings import LOOPBACK, Settings
 
-LOOPBACK = "127.0.0.1"
 LOCAL_NAMES = {"127.0.0.1", "localhost", "::1"}
 
 
-def require_trusted(request: Request, bound_to: str) -> None:
+def require_trusted(request: Request, settings: Settings) -> None:
     """Refuse what only a web page of another site would send.
 
     Args:
         request: The request; its body is not read.
-        bound_to: The address served on. On the loopback address only local names are answered to,
-            so that no foreign name can be pointed here (DNS rebinding).
+        settings: On the loopback address only local names, and those of its ``hosts``, are answered
+            to, so that no foreign name can be pointed here (DNS rebinding).
 
     Raises:
         ApiError: 403 for a foreign host or origin, 415 for a body that is not JSON by its header.
     """
     host = request.headers.get("host", "")
-    if bound_to == LOOPBACK and _name_in(host) not in LOCAL_NAMES:
+    known = LOCAL_NAMES | set(settings.hosts)
+    if settings.host == LOOPBACK and _name_in(host) not in known:
         raise ApiError(403, f"host {host!r} is not this machine", code="foreign_host")
     origin = request.headers.get("origin")
     if origin is not None and origin.partition("//")[2] != host:
@@ -30,6 +33,23 @@ def require_trusted(request: Request, bound_to: str) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.method == "POST" and kind != "application/json":
         raise ApiError(415, "content-type must be application/json", code="unsupported_media_type")
+
+
+def require_key(request: Request, keys: Sequence[bytes]) -> None:
+    """Refuse a request without one of ``keys``; any will do, and none, where there are none.
+
+    Raises:
+        ApiError: 401.
+    """
+    if not keys:
+        return
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    # Every key is compared, each in constant time: how long it takes tells nothing of any.
+    right = [hmac.compare_digest(key, given.strip().encode()) for key in keys]
+    if scheme.lower() != "bearer" or not any(right):
+        raise ApiError(
+            401, "a valid API key is needed: Authorization: Bearer KEY", code="invalid_api_key"
+        )
 
 
 def _name_in(host: str) -> str | None:

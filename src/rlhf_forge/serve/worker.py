@@ -1,11 +1,9 @@
-"""The one process that holds the base: jobs of token ids in, tokens or scores out."""
+"""The one process that holds the base."""
 
 import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from litserve import LitAPI
@@ -15,52 +13,42 @@ from typing_extensions import override
 
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.devices import default_device
-from rlhf_forge.backbone.scoring import score
 from rlhf_forge.errors import UserError
-from rlhf_forge.generation.decode import Request, decode
-from rlhf_forge.generation.sampler import Sampling
+from rlhf_forge.generation.engine import Engine
+from rlhf_forge.generation.scheduler import Scheduler
 from rlhf_forge.serve.lifecycle import die_with_parent
+from rlhf_forge.serve.loop import TokenLoop
 from rlhf_forge.serve.models import Weights, load_models
 
 # Where LitServe would print a traceback over an error that was already told in one line.
 LITSERVE_LOGGER = "litserve.loops.loops"
 
 
-@dataclass(frozen=True)
-class ChatJob:
-    """One response to generate; its tokens are sent one by one."""
-
-    request: Request
-    sampling: Sampling
-
-
-@dataclass(frozen=True)
-class ScoreJob:
-    """Answers to score; their scores are sent one by one.
-
-    Attributes:
-        role: The reward model.
-        rows: Token ids of each whole conversation, and which of them are the answer's.
-    """
-
-    role: str
-    rows: list[tuple[list[int], list[bool]]]
-
-
 class Worker(LitAPI):  # type: ignore[misc]  # litserve has no types
-    """Loads the models and works through jobs, one after the other.
+    """Loads the models; `TokenLoop` works with them.
 
     Args:
         weights: What to load.
         eos_ids: Ids that end a response.
         spec: The routes in front of it.
+        slots: Most rows at once.
+        prefill_tokens: Prompt tokens read at most between two steps.
     """
 
-    def __init__(self, weights: Weights, eos_ids: frozenset[int], spec: LitSpec) -> None:
-        super().__init__(spec=spec)
+    def __init__(
+        self,
+        weights: Weights,
+        eos_ids: frozenset[int],
+        spec: LitSpec,
+        *,
+        slots: int,
+        prefill_tokens: int,
+    ) -> None:
+        super().__init__(spec=spec, loop=TokenLoop())
         self.weights = weights
         self.eos_ids = eos_ids
-        self._backbone: Backbone | None = None
+        self.slots = slots
+        self.prefill_tokens = prefill_tokens
 
     @override
     def setup(self, device: str) -> None:
@@ -71,41 +59,28 @@ class Worker(LitAPI):  # type: ignore[misc]  # litserve has no types
         disable_progress_bar()  # type: ignore[no-untyped-call]
         started = time.monotonic()
         try:
-            self._backbone = load_models(self.weights, default_device())
+            self.open(default_device())
         except UserError as error:
             sys.stderr.write(f"error: {error}\n")
             logging.getLogger(LITSERVE_LOGGER).disabled = True
             raise
         seconds = time.monotonic() - started
-        sys.stderr.write(f"loaded in {seconds:.1f} s on {self._backbone.device}\n")
+        sys.stderr.write(f"loaded in {seconds:.1f} s on {self.backbone.device}\n")
+
+    def open(self, device: torch.device) -> None:
+        """Load the models onto ``device``."""
+        self.backbone: Backbone = load_models(self.weights, device)
+        engine = Engine(self.backbone, slots=self.slots, eos_ids=self.eos_ids)
+        self.scheduler = Scheduler(engine, prefill_tokens=self.prefill_tokens)
 
     @override
-    def decode_request(self, request: ChatJob | ScoreJob) -> ChatJob | ScoreJob:
-        return request
+    def decode_request(self, request: object) -> object:
+        raise NotImplementedError("orders come as token ids; see TokenLoop")
 
     @override
-    def predict(self, x: ChatJob | ScoreJob) -> Iterator[int | float]:
-        assert self._backbone is not None
-        if isinstance(x, ChatJob):
-            yield from tokens_of(self._backbone, x, self.eos_ids)
-        else:
-            yield from scores_of(self._backbone, x)
+    def predict(self, x: object) -> object:
+        raise NotImplementedError("rows run together; see TokenLoop")
 
     @override
-    def encode_response(self, output: Iterator[int | float]) -> Iterator[int | float]:
-        yield from output
-
-
-def tokens_of(backbone: Backbone, job: ChatJob, eos_ids: frozenset[int]) -> Iterator[int]:
-    """The tokens of a response, as they are drawn."""
-    for step in decode(backbone, [job.request], job.sampling, eos_ids):
-        yield step[0]
-
-
-@torch.no_grad()
-def scores_of(backbone: Backbone, job: ScoreJob) -> Iterator[float]:
-    """The score of each row by itself: it does not depend on what it was sent with."""
-    for tokens, targets in job.rows:
-        ids = torch.tensor([tokens], device=backbone.device)
-        mask = torch.tensor([targets], device=backbone.device)
-        yield score(backbone, ids, mask, role=job.role).item()
+    def encode_response(self, output: object) -> object:
+        raise NotImplementedError("text is made in the HTTP process; see Routes")
