@@ -183,6 +183,8 @@ def test_a_command_on_a_page_parses(words: list[str]) -> None:
 def overlays(page: Path) -> Iterator[tuple[str, str]]:
     """YAML blocks to write into a file, with the shipped config that each goes after."""
     for block in blocks(page, "yaml"):
+        if block.startswith("# serve.yaml\n"):
+            continue  # no stage's; tests/serve reads it
         match = re.match(r"# after (\S+\.yaml)\n", block)
         assert match is not None, f"{page.name}: a yaml block does not say what it goes after"
         yield match[1], block
