@@ -167,12 +167,13 @@ async def ask(port: int, body: dict[str, Any]) -> Heard:
 
 
 @contextmanager
-def served(run: Path) -> Iterator[tuple[int, int]]:
+def served(run: Path, *options: str) -> Iterator[tuple[int, int]]:
     """A server of ``run``: its port and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "rlhf_forge", "serve", str(run), "--port", str(port)]
+    command += options
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         while True:

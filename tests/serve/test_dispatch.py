@@ -101,15 +101,24 @@ def test_what_has_no_place_is_refused_at_once_and_counted() -> None:
     run(test)
 
 
+def test_a_request_takes_a_place_while_it_is_read() -> None:
+    desk = Desk()
+    with desk.dispatch.door(), desk.dispatch.door(), desk.dispatch.door():
+        with pytest.raises(ApiError) as caught, desk.dispatch.door():
+            pass
+        assert caught.value.status == 429
+    desk.dispatch.require_room(3)
+
+
 def test_who_leaves_frees_the_place_and_cancels_the_rows() -> None:
     async def test() -> None:
         desk = Desk()
         rows = desk.dispatch.generate([entry("a"), entry("b")])
-        first = asyncio.create_task(anext(rows))
+        first = asyncio.ensure_future(anext(rows))
         await desk.order()
         desk.draw("a", 1, "stop")
         await first
-        second = asyncio.create_task(anext(rows))
+        second = asyncio.ensure_future(anext(rows))
         await asyncio.sleep(0)
         second.cancel()
         await asyncio.wait([second])
@@ -127,7 +136,7 @@ def test_a_row_whose_text_is_complete_is_stopped_alone() -> None:
     async def test() -> None:
         desk = Desk()
         rows = desk.dispatch.generate([entry("a"), entry("b")])
-        first = asyncio.create_task(anext(rows))
+        first = asyncio.ensure_future(anext(rows))
         await desk.order()
         desk.draw("a", 1)
         assert (await first).name == "a"
@@ -196,7 +205,7 @@ def test_a_fault_fails_those_it_names_and_many_in_a_row_close_the_door() -> None
         assert (await refused(_result(asked))).status == 500
         desk.dispatch.hear(Scored("s", [0.5]))
         assert await scored == [0.5]
-        assert desk.dispatch.state == "ready"
+        assert desk.count("forge_ready") == 1
         desk.dispatch.hear(Failed([], faults=MOST_FAULTS))
         assert desk.dispatch.state == "failing"
 

@@ -120,7 +120,7 @@ def test_a_text_is_read_behind_the_begin_token_and_outside_any_template(
     bos = models.template.tokenizer.bos_token_id
     assert row.request.prompt[0] == bos
     assert not set(row.request.prompt[1:]) & {bos, *models.template.eos_ids}
-    assert models.template.tokenizer.decode(row.request.prompt[1:]) == "Hello </s>"
+    assert models.template.tokenizer.decode(list(row.request.prompt[1:])) == "Hello </s>"
     assert row.sampling.max_new_tokens == 16
 
 

@@ -84,7 +84,7 @@ class Dispatch:
                 self._survive()
 
     def require_room(self, rows: int = 1) -> None:
-        """Refuse what cannot be taken now, before any work is put into it.
+        """Refuse what cannot be taken now.
 
         Raises:
             ApiError: 503 if the worker takes no orders, 429 if all places are taken.
@@ -104,6 +104,20 @@ class Dispatch:
                 code="rate_limit_exceeded",
                 retry_after=RETRY_AFTER_SECONDS,
             )
+
+    @contextmanager
+    def door(self) -> Iterator[None]:
+        """A place for a request while it is read: of many at once, most are refused right here.
+
+        Raises:
+            ApiError: As `require_room`.
+        """
+        self.require_room()
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
 
     async def generate(self, entries: list[Entry]) -> AsyncIterator[Drawn]:
         """The tokens of the rows as they come, in the order in which they come.

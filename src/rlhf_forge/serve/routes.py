@@ -110,23 +110,21 @@ class Routes(LitSpec):  # type: ignore[misc]  # litserve has no types
 
     async def chat(self, request: Request) -> Response:
         """Answers to a conversation, whole or as a stream of events."""
-        body = await self._body(request, ChatRequest)
-        entries = await self._read(chat_entries, body)
+        body, entries = await self._enter(request, ChatRequest, chat_entries)
         texts = [TextStream(self.models.template, body.stops) for _ in entries]
         answers = Answers(self.dispatch, entries, texts, request.state.arrived)
         return await self._reply(request, body, answers, ChatReply(body.model, self._named))
 
     async def text(self, request: Request) -> Response:
         """Texts gone on with, whole or as a stream of events."""
-        body = await self._body(request, TextRequest)
-        entries = await self._read(text_entries, body)
+        body, entries = await self._enter(request, TextRequest, text_entries)
         texts = [TextStream(self.models.template, body.stops, trim=False) for _ in entries]
         answers = Answers(self.dispatch, entries, texts, request.state.arrived)
         return await self._reply(request, body, answers, TextReply(body.model, self._named))
 
     async def score(self, request: Request) -> Response:
         """The reward model's normalised score of every answer."""
-        order = await self._read(score_order, await self._body(request, ScoreRequest))
+        _, order = await self._enter(request, ScoreRequest, score_order)
         scores = await unless_left(request, self.dispatch.score(order))
         used = usage(sum(len(tokens) for tokens, _ in order.rows), 0)
         return JSONResponse({"model": order.role, "scores": scores, "usage": used})
@@ -137,17 +135,18 @@ class Routes(LitSpec):  # type: ignore[misc]  # litserve has no types
         require_trusted(request, self._settings)
         require_key(request, self._keys)
 
-    async def _body(self, request: Request, kind: type[Body]) -> Body:
-        """The request's body; refused before it is read where there is no room for it."""
+    async def _enter(
+        self, request: Request, kind: type[Body], reading: Callable[[Body, ServedModels], T]
+    ) -> tuple[Body, T]:
+        """The request's body and the order it comes to, if there is room for it."""
         request.state.arrived = time.monotonic()
         self._require_allowed(request)
-        body = parsed(kind, await read_body(request))
-        self.dispatch.require_room()
-        return body
-
-    async def _read(self, reading: Callable[[Any, ServedModels], T], body: BaseModel) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reader, reading, body, self._reading)
+        content = await read_body(request)
+        with self.dispatch.door():
+            body = parsed(kind, content)
+            loop = asyncio.get_running_loop()
+            order = await loop.run_in_executor(self._reader, reading, body, self._reading)
+        return body, order
 
     async def _reply(
         self, request: Request, body: Generation, answers: Answers, reply: Reply
