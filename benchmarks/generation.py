@@ -36,7 +36,6 @@ from rlhf_forge.generation.decode import generate
 from rlhf_forge.generation.engine import Request
 from rlhf_forge.generation.sampler import Sampling
 
-SLOTS = 64
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -45,6 +44,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--rounds", type=int, default=2, help="pairs of runs")
+    parser.add_argument("--slots", type=int, default=64, help="rows at once, and of a batch")
+    parser.add_argument("--prompts", type=int, default=256, help="that go through the slots")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -52,22 +53,24 @@ def main() -> None:
     for size in arguments.sizes:
         with TemporaryDirectory() as folder:
             write_work(SIZES[size], Path(folder))
-            rows += measured(size, Path(folder) / "base", arguments.rounds)
+            rows += measured(size, Path(folder) / "base", arguments)
     found = {"machine": machine(), "rows": rows}
     out = arguments.out or RESULTS / f"generation-{time.strftime('%Y-%m-%d')}.json"
     out.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def measured(size: str, base: Path, rounds: int) -> list[dict[str, Any]]:
+def measured(size: str, base: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Both kinds of work at one size."""
     rng = random.Random(0)
     vocabulary = len(AutoTokenizer.from_pretrained(base))
+    slots = arguments.slots
     prompts = [
-        [rng.randrange(8, vocabulary) for _ in range(PROMPT.draw(rng))] for _ in range(4 * SLOTS)
+        [rng.randrange(8, vocabulary) for _ in range(PROMPT.draw(rng))]
+        for _ in range(arguments.prompts)
     ]
     works = {
         "refill": [RESPONSE.draw(rng) for _ in prompts],
-        "no refill": [rng.randint(1, 64) for _ in range(SLOTS)],
+        "no refill": [rng.randint(1, 64) for _ in range(slots)],
     }
     theirs = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     ours = Backbone(load_base(BackboneConfig(str(base), "fp32"), torch.device("cpu")), None)
@@ -75,16 +78,21 @@ def measured(size: str, base: Path, rounds: int) -> list[dict[str, Any]]:
     found = []
     for kind, lengths in works.items():
         asked = prompts[: len(lengths)]
-        by_engine(ours, asked[:8], [4] * 8)  # the first call allocates
-        by_stock(theirs, asked[:8], [4] * 8)
+        by_engine(ours, asked[:8], [4] * 8, slots)  # the first call allocates
+        by_stock(theirs, asked[:8], [4] * 8, slots)
         pairs = [
-            (timed(by_stock, theirs, asked, lengths), timed(by_engine, ours, asked, lengths))
-            for _ in range(rounds)
+            tuple(
+                timed(side, model, asked, lengths, slots)
+                for side, model in ((by_stock, theirs), (by_engine, ours))
+            )
+            for _ in range(arguments.rounds)
         ]
         useful = sum(lengths)
         row = {
             "size": size,
             "work": kind,
+            "slots": slots,
+            "prompts": len(asked),
             "useful_tokens": useful,
             "generate": [round(useful / a.cpu) for a, _ in pairs],
             "engine": [round(useful / b.cpu) for _, b in pairs],
@@ -111,11 +119,11 @@ def timed(function: Any, *arguments: Any) -> Seconds:
     return Seconds(time.process_time() - cpu, time.perf_counter() - clock)
 
 
-def by_engine(backbone: Backbone, prompts: list[list[int]], lengths: list[int]) -> None:
+def by_engine(backbone: Backbone, prompts: list[list[int]], lengths: list[int], slots: int) -> None:
     """Ours; every response has the length that was drawn for it."""
     requests = [Request(prompt, "base", (0, 0, row)) for row, prompt in enumerate(prompts)]
     each = [Sampling(max_new_tokens=length) for length in lengths]
-    responses = generate(backbone, requests, each, [], max_rows=SLOTS)
+    responses = generate(backbone, requests, each, [], max_rows=slots)
     assert [len(response.tokens) for response in responses] == lengths
 
 
@@ -130,10 +138,10 @@ class LengthOfEach(StoppingCriteria):  # type: ignore[misc]  # transformers is u
         return input_ids.shape[1] >= self.ends
 
 
-def by_stock(model: Any, prompts: list[list[int]], lengths: list[int]) -> None:
-    """Batches of 64, left-padded, each as long as its longest row."""
-    for start in range(0, len(prompts), SLOTS):
-        batch, wanted = prompts[start : start + SLOTS], lengths[start : start + SLOTS]
+def by_stock(model: Any, prompts: list[list[int]], lengths: list[int], slots: int) -> None:
+    """Batches, left-padded, each as long as its longest row."""
+    for start in range(0, len(prompts), slots):
+        batch, wanted = prompts[start : start + slots], lengths[start : start + slots]
         width = max(map(len, batch))
         tokens = torch.tensor([[0] * (width - len(row)) + row for row in batch])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
