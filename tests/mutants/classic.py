@@ -131,7 +131,7 @@ CLASSIC = [
     mutant(
         "position ids ignore left padding",
         ENGINE,
-        "(mask.cumsum(-1) - 1).clamp_min(0)",
-        "torch.arange(tokens.shape[1], device=device).expand(tokens.shape)",
+        "positions[row] = torch.arange(-pad, len(ids))",
+        "positions[row] = torch.arange(width)",
     ),
 ]

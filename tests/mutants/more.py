@@ -166,10 +166,10 @@ MORE = [
         "last = torch.full_like(tokens[:, :1], tokens.shape[1] - 1)",
     ),
     mutant(
-        "left padding is attended to",
+        "what a row before left in a slot is attended to",
         CACHE,
-        "backbone.next_logits(tokens, mask, (",
-        "backbone.next_logits(tokens, torch.ones_like(mask), (",
+        "hidden = columns > own",
+        "hidden = (columns > own) & (columns < 0)",
     ),
     mutant(
         "every epoch has the same permutation",
