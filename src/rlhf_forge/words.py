@@ -17,6 +17,8 @@ COMMANDS = {
     "export": "write an adapter, or a merged model, for other tools",
     "chat": "talk to a trained policy, also from stdin",
     "serve": "answer OpenAI-style requests and score answers",
+    "export-feedback": "votes of the served page as a file that fit reads",
+    "import-feedback": "ratings exported by Open WebUI into a database of votes",
     "configs": "list the presets",
     "env": "versions and devices, for a bug report",
 }
@@ -32,6 +34,7 @@ USAGE = "\n".join(
         "SFT, reward model and PPO on one 4-bit base and one GPU.",
         "",
         *(f"  {word:<13}{what}" for word, what in (STAGES | COMMANDS).items()),
+        *(f"  {word:<17}{what}" for word, what in (STAGES | COMMANDS).items()),
         "",
         "  python -m rlhf_forge pipeline configs/quickstart",
         "  python -m rlhf_forge fit --config sft.yaml --data.path mine.jsonl",

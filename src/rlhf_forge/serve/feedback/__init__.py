@@ -1,0 +1,1 @@
+"""What people prefer: votes taken, kept, counted and handed to the next training run."""

@@ -1,0 +1,30 @@
+"""A server with nothing but the feedback, to be run as a process of its own and killed.
+
+``python -m tests.serve.feedback.child PORT FILE``
+"""
+
+import sys
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI, Request
+
+from rlhf_forge.serve.errors import add_error_handlers
+from rlhf_forge.serve.feedback.routes import feedback_routes
+from rlhf_forge.serve.feedback.store import FeedbackStore
+from rlhf_forge.serve.trust import LOOPBACK, require_trusted
+
+
+def admit(request: Request) -> None:
+    require_trusted(request, LOOPBACK)
+
+
+def feedback_app(path: Path) -> FastAPI:
+    app = FastAPI(openapi_url=None)
+    add_error_handlers(app)
+    app.include_router(feedback_routes(FeedbackStore(path), {}, admit))
+    return app
+
+
+if __name__ == "__main__":
+    uvicorn.run(feedback_app(Path(sys.argv[2])), port=int(sys.argv[1]), log_level="warning")
