@@ -33,7 +33,6 @@ USAGE = "\n".join(
         "",
         "SFT, reward model and PPO on one 4-bit base and one GPU.",
         "",
-        *(f"  {word:<13}{what}" for word, what in (STAGES | COMMANDS).items()),
         *(f"  {word:<17}{what}" for word, what in (STAGES | COMMANDS).items()),
         "",
         "  python -m rlhf_forge pipeline configs/quickstart",

@@ -14,6 +14,7 @@ def serve(
     slots: int | None = None,
     queue: int | None = None,
     max_length: int | None = None,
+    feedback: str | None = None,
 ) -> int:
     """Serve the models of a run, or single artefacts of one base, over HTTP until Ctrl-C.
 
@@ -27,6 +28,8 @@ def serve(
         slots: Answers generated at once, 16 by default.
         queue: Answers that may wait for a slot, 64 by default.
         max_length: Most tokens of prompt and answer; by default the base's context, at most 4096.
+        feedback: File of the votes cast on the page at /, feedback.sqlite by default; made with the
+            first of them.
     """
     from rlhf_forge.serve.app import run_server
     from rlhf_forge.serve.models import open_models
@@ -39,6 +42,7 @@ def serve(
         "slots": slots,
         "queue": queue,
         "max_length": max_length,
+        "feedback": feedback,
     }
     settings = read_settings(config, typed)
     keys = read_keys(settings)
@@ -48,6 +52,7 @@ def serve(
     sys.stderr.write(
         f"{url}  chat: {', '.join(models.policies)}  "
         f"scores: {', '.join(models.reward_models) or 'no reward model'}\n"
+        f"page: {url.removesuffix('v1')}  votes: {settings.feedback}\n"
         "loading; Ctrl-C ends it; try, once it is loaded:\n"
         f"  curl {url}/chat/completions -H 'Content-Type: application/json' {key}-d "
         f'\'{{"model": "{models.policies[-1]}", '

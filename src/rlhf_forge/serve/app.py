@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,6 +24,7 @@ from rlhf_forge.serve.jobs import Died
 from rlhf_forge.serve.lifecycle import children_end_with_us
 from rlhf_forge.serve.loop import NEWS
 from rlhf_forge.serve.models import ServedModels
+from rlhf_forge.serve.page import add_page
 from rlhf_forge.serve.routes import PATHS, Routes
 from rlhf_forge.serve.settings import Settings
 from rlhf_forge.serve.worker import Worker
@@ -114,7 +116,15 @@ def build_server(models: ServedModels, settings: Settings, keys: Sequence[bytes]
         slots=settings.slots,
         prefill_tokens=settings.prefill_tokens,
     )
-    return ForgeServer(worker, routes, settings)
+    server = ForgeServer(worker, routes, settings)
+    add_page(
+        server.app,
+        models,
+        Path(settings.feedback),
+        admit=routes.require_allowed,
+        admit_page=routes.require_trusted,
+    )
+    return server
 
 
 def run_server(models: ServedModels, settings: Settings, keys: Sequence[bytes]) -> None:

@@ -84,13 +84,13 @@ class Routes(LitSpec):  # type: ignore[misc]  # litserve has no types
 
     async def list_models(self, request: Request) -> Response:
         """The names that requests may use."""
-        self._require_allowed(request)
+        self.require_allowed(request)
         data = [self._model(name) for name in self._names]
         return JSONResponse({"object": "list", "data": data})
 
     async def one_model(self, request: Request, name: str) -> Response:
         """One of them."""
-        self._require_allowed(request)
+        self.require_allowed(request)
         require_known(name, self._names, "is served")
         return JSONResponse(self._model(name))
 
@@ -105,7 +105,7 @@ class Routes(LitSpec):  # type: ignore[misc]  # litserve has no types
 
     async def numbers(self, request: Request) -> Response:
         """What Prometheus reads."""
-        self._require_allowed(request)
+        self.require_allowed(request)
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def chat(self, request: Request) -> Response:
@@ -131,16 +131,29 @@ class Routes(LitSpec):  # type: ignore[misc]  # litserve has no types
 
     # -- what they share -----------------------------------------------------------------------
 
-    def _require_allowed(self, request: Request) -> None:
-        require_trusted(request, self._settings)
+    def require_allowed(self, request: Request) -> None:
+        """Refuse who is not trusted, or has no key.
+
+        Raises:
+            ApiError: 403 or 401.
+        """
+        self.require_trusted(request)
         require_key(request, self._keys)
+
+    def require_trusted(self, request: Request) -> None:
+        """Refuse what another site's page may have sent.
+
+        Raises:
+            ApiError: 403.
+        """
+        require_trusted(request, self._settings)
 
     async def _enter(
         self, request: Request, kind: type[Body], reading: Callable[[Body, ServedModels], T]
     ) -> tuple[Body, T]:
         """The request's body and the order it comes to, if there is room for it."""
         request.state.arrived = time.monotonic()
-        self._require_allowed(request)
+        self.require_allowed(request)
         content = await read_body(request)
         with self.dispatch.door():
             body = parsed(kind, content)

@@ -31,6 +31,7 @@ class Settings(BaseModel):
         deadline: Seconds until a request is given up, waiting and answering together.
         drain: Seconds that running answers get when the server is told to end.
         hosts: Host names that a server on 127.0.0.1 answers to, besides its own: a proxy's.
+        feedback: File of the votes cast on the page; made with the first of them.
         keys_file: File with an API key a line; more in the variable RLHF_FORGE_API_KEYS, with
             commas between them.
     """
@@ -47,6 +48,7 @@ class Settings(BaseModel):
     deadline: Annotated[float, Field(gt=0)] = 120.0
     drain: Annotated[int, Field(ge=0)] = 10
     hosts: list[str] = []
+    feedback: str = "feedback.sqlite"
     keys_file: str | None = None
 
     @property

@@ -16,6 +16,7 @@ from rlhf_forge.serve.feedback.pairing import Offer, next_offer
 from rlhf_forge.serve.feedback.store import FeedbackStore, Refused, Score
 from rlhf_forge.serve.feedback.summary import summary
 from rlhf_forge.serve.feedback.votes import person
+from rlhf_forge.serve.http import read_body
 from rlhf_forge.serve.schemas import Strict
 
 STATUS = {"unknown_vote": 404, "conflict": 409}
@@ -53,20 +54,20 @@ def feedback_routes(
 
     @router.post("")
     async def cast(request: Request) -> Response:
-        vote = vote_in(await request.body(), artefacts)
+        vote = vote_in(await read_body(request), artefacts)
         stored, is_new = await _stored(store.add, vote)
         told = {"id": stored.id, "created_at": stored.created_at, "flags": stored.flags}
         return JSONResponse(told, 201 if is_new else 200)
 
     @router.post("/scores")
     async def scores(request: Request) -> Response:
-        body = parsed(ScoresOfVote, await request.body())
+        body = parsed(ScoresOfVote, await read_body(request))
         await _stored(store.add_score, Score(**body.model_dump()))
         return JSONResponse({"vote": body.vote}, 201)
 
     @router.post("/next")
     async def following(request: Request) -> Response:
-        body = parsed(Person, await request.body())
+        body = parsed(Person, await read_body(request))
         who = person(body.annotator.strip(), body.session.strip())
         offer = next_offer(await _stored(store.votes), who, shared=body.shared, rng=rng)
         return JSONResponse({"offer": None if offer is None else _shown(offer)})
