@@ -1,6 +1,7 @@
 """The page in a browser: what is shown, what is pressed, and what is stored."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -314,10 +315,7 @@ def test_what_looks_like_markup_stays_text_everywhere(opened: Opened) -> None:
     opened.page.keyboard.press("Enter")
     opened.page.click(".thumbs >> text=Good")
     opened.page.wait_for_selector(".thumbs :text('Saved')")
-    for number in range(30):  # for their names among those who agree
-        for name in (HOSTILE, "Bob"):
-            body = comparison(number, id=f"{number}-{name[:3].strip('<')}", annotator=name)
-            opened.store.add(cast(body))
+    add_votes_of_two(opened.store, HOSTILE)  # for the name among those who agree
     opened.page.click("nav a[href='#results']")
     opened.page.wait_for_selector("#results :text('kappa')")
     assert HOSTILE in opened.page.text_content("#results")
@@ -395,3 +393,55 @@ def test_every_control_is_reached_by_tab_and_has_a_name(opened: Opened) -> None:
         ".filter((e) => !e.labels?.length && !e.textContent.trim()).map((e) => e.outerHTML)"
     )
     assert nameless == []
+
+
+@pytest.mark.skipif(
+    "AXE" not in os.environ, reason="AXE names no axe.min.js (npm package axe-core)"
+)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_any_view(
+    browser: Any, script: Script, tmp_path: Path, scheme: str
+) -> None:
+    with served(scripted_app(script, tmp_path / "feedback.sqlite")) as url:
+        # The page's own policy would keep the checker out.
+        context = browser.new_context(color_scheme=scheme, bypass_csp=True)
+        opened = Opened(context.new_page(), url, script, tmp_path / "feedback.sqlite").open()
+        add_votes_of_two(opened.store)
+        opened.page.add_script_tag(path=os.environ["AXE"])
+        found = serious(opened.page, "start")
+        opened.ask()
+        found += serious(opened.page, "pair")
+        opened.press("1", stored=61)
+        found += serious(opened.page, "voted")
+        opened.page.keyboard.press("?")
+        found += serious(opened.page, "help")
+        opened.page.keyboard.press("Escape")
+        opened.page.click("nav a[href='#chat']")
+        opened.page.fill("#chat-text", "Hello")
+        opened.page.keyboard.press("Enter")
+        opened.page.wait_for_selector(".thumbs")
+        found += serious(opened.page, "chat")
+        opened.page.click("nav a[href='#results']")
+        opened.page.wait_for_selector("#results :text('kappa')")
+        found += serious(opened.page, "results")
+        context.close()
+    assert found == []
+
+
+def add_votes_of_two(store: FeedbackStore, name: str = "Cy") -> None:
+    """Enough votes for every number that the page shows."""
+    for number in range(30):
+        for at, annotator in enumerate((name, "Bob")):
+            choice = "ab"[number % 3 == at]
+            store.add(cast(comparison(number, choice, id=f"{at}-{number}", annotator=annotator)))
+
+
+def serious(page: Any, view: str) -> list[tuple[str, str, str]]:
+    """What axe calls serious or critical, with the element it is about."""
+    violations = page.evaluate("axe.run().then((found) => found.violations)")
+    return [
+        (view, violation["id"], node["html"])
+        for violation in violations
+        if violation["impact"] in {"serious", "critical"}
+        for node in violation["nodes"]
+    ]
