@@ -40,12 +40,13 @@ function table(caption, head, rows, kind = "wide") {
 
 function models(rows) {
   if (!rows.length) return el("p", {}, "No votes between two models yet.");
-  const head = [{ name: "Model" }, { name: "Votes", number: true }, { name: "Wins, a tie counting half" }, { name: "Bradley-Terry", number: true }];
+  const head = [{ name: "Model" }, { name: "Wins, a tie counting half" }, { name: "Strength", number: true }];
   const bar = (row) => el("meter", { min: "0", max: "1", value: String(row.wins.value), "aria-label": `share of wins of ${row.model}` });
   const wins = (row) => el("span", {}, between(row.wins), " ", bar(row));
-  return table("Ranking", head, rows.map((row) => [
-    el("bdi", {}, row.model), String(row.wins.n), wins(row), row.strength.toFixed(2),
-  ]));
+  return el("div", {},
+    table("Ranking", head, rows.map((row) => [el("bdi", {}, row.model), wins(row), row.strength.toFixed(2)])),
+    el("p", { class: "quiet" }, "Strength is Bradley-Terry's: a lead of 1 means odds of 2.7 to 1."),
+  );
 }
 
 function checks(told) {
