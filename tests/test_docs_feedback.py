@@ -50,6 +50,7 @@ def test_the_commands_answer_as_the_page_says(
 def test_the_requests_are_taken_as_the_page_says(tmp_path: Path) -> None:
     lines = [shlex.split(line) for line, _ in typed() if line.startswith("curl ")]
     assert len(lines) == 4
+    told = None
     with served(feedback_app(tmp_path / "feedback.sqlite")) as url:
         for words in lines:
             body = json.loads(words[words.index("-d") + 1]) if "-d" in words else None
@@ -57,4 +58,5 @@ def test_the_requests_are_taken_as_the_page_says(tmp_path: Path) -> None:
             assert status == (200 if body is None else 201)
             if body and "id" in body:
                 assert ask(words[1].replace(HERE, url), body)[0] == 200
+    assert told is not None
     assert (told["votes"], told["undone"], told["thumbs"]) == (1, 1, {})

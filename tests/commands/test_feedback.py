@@ -9,7 +9,9 @@ import pytest
 from rlhf_forge.__main__ import main
 from rlhf_forge.data.module import PreferenceDataModule
 from rlhf_forge.data.records import Pair
+from rlhf_forge.serve.feedback.export import sorted_out
 from rlhf_forge.serve.feedback.store import FeedbackStore
+from rlhf_forge.serve.feedback.votes import Vote
 from tests.serve.feedback.casts import cast_all, comparison, side, undo
 from tests.serve.feedback.test_open_webui import rated
 from tests.tiny_project import told
@@ -35,7 +37,7 @@ def db(tmp_path: Path) -> Path:
     return store(tmp_path / "feedback.sqlite", *votes)
 
 
-def test_what_is_exported_is_read_by_training_as_it_is(
+def test_what_is_left_out_is_told_and_what_comes_next(
     db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "votes.jsonl"
@@ -50,6 +52,12 @@ def test_what_is_exported_is_read_by_training_as_it_is(
     assert f"fit --config reward.yaml --data.path {out}" in said.err
     assert [row["choice"] for row in lines(tmp_path / "votes.undecided.jsonl")] == ["tie", "skip"]
 
+
+@pytest.mark.parametrize("form", ["trl", "openai", "arena"])
+def test_what_is_exported_is_read_by_training_as_it_is(form: str, db: Path, tmp_path: Path) -> None:
+    out = tmp_path / "votes.jsonl"
+    assert main(["export-feedback", str(db), str(out), "--format", form]) == 0
+    assert len(lines(tmp_path / "votes.undecided.jsonl")) == 2
     mistral_tokenizer().save_pretrained(tmp_path / "base")
     data = PreferenceDataModule(
         path=str(out),
@@ -60,19 +68,16 @@ def test_what_is_exported_is_read_by_training_as_it_is(
         kind="pairs",
     )
     data.setup("fit")
-    pairs = [e.record for e in (*data.train.examples, *data.held_out)]
-    read = [(p.prompt, p.chosen, p.rejected) for p in pairs if isinstance(p, Pair)]
-    written = [(row["prompt"], row["chosen"], row["rejected"]) for row in lines(out)]
-    assert sorted(map(str, read)) == sorted(map(str, written))
+    records = [example.record for example in (*data.train.examples, *data.held_out)]
+    read = [(r.prompt, r.chosen, r.rejected) for r in records if isinstance(r, Pair)]
+    votes = sorted_out(FeedbackStore(db).votes(), keep_cut=False).decided
+    assert sorted(map(str, read)) == sorted(str(preferred(vote)) for vote in votes)
     assert "É 世界 🦊" in str(read)
 
 
-@pytest.mark.parametrize("form", ["openai", "arena"])
-def test_other_formats_are_written_line_by_line_too(form: str, db: Path, tmp_path: Path) -> None:
-    out = tmp_path / "votes.jsonl"
-    assert main(["export-feedback", str(db), str(out), "--format", form]) == 0
-    assert len(lines(out)) == 9
-    assert len(lines(tmp_path / "votes.undecided.jsonl")) == 2
+def preferred(vote: Vote) -> tuple[Any, Any, Any]:
+    a, b = ([{"role": "assistant", "content": side.text}] for side in vote.sides)
+    return (vote.messages, a, b) if vote.choice == "a" else (vote.messages, b, a)
 
 
 def test_cut_answers_are_exported_only_when_asked_for(
