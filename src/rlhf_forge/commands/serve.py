@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 
-def serve(
+def serve(  # noqa: PLR0913 - an argument is an option
     paths: list[str],
     config: Path | None = None,
     host: str | None = None,

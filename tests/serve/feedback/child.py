@@ -12,11 +12,12 @@ from fastapi import FastAPI, Request
 from rlhf_forge.serve.errors import add_error_handlers
 from rlhf_forge.serve.feedback.routes import feedback_routes
 from rlhf_forge.serve.feedback.store import FeedbackStore
-from rlhf_forge.serve.trust import LOOPBACK, require_trusted
+from rlhf_forge.serve.settings import Settings
+from rlhf_forge.serve.trust import require_trusted
 
 
 def admit(request: Request) -> None:
-    require_trusted(request, LOOPBACK)
+    require_trusted(request, Settings())
 
 
 def feedback_app(path: Path) -> FastAPI:

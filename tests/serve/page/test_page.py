@@ -17,6 +17,7 @@ from rlhf_forge.serve.app import build_server
 from rlhf_forge.serve.errors import add_error_handlers
 from rlhf_forge.serve.models import open_models
 from rlhf_forge.serve.page import page_routes
+from rlhf_forge.serve.settings import Settings
 from tests.serve.feedback.child import admit
 from tests.serve.feedback.live import DIRECT, ask, served
 from tests.tiny_run import write_base, write_run
@@ -127,7 +128,7 @@ def answered(app: FastAPI, path: str) -> bytes:
 def test_the_server_answers_with_the_page_where_litserve_would(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", base=write_base(tmp_path / "base"))
     votes = tmp_path / "feedback.sqlite"
-    app = build_server(open_models([str(run)]), "127.0.0.1", votes).app
+    app = build_server(open_models([str(run)]), Settings(feedback=str(votes)), ()).app
     assert answered(app, "/").decode() == ASSETS["index.html"]
     told = json.loads(answered(app, "/page/models"))
     assert told == {"policies": ["base", "sft", "ppo"], "reward_models": ["reward"]}
