@@ -29,8 +29,6 @@ GOT = re.compile(r"(?:Got value|Given value): (.*)")
 # The first class that a key of several kinds takes, or takes a list of.
 SUBTYPE = re.compile(r"Subtypes: \[(?:<class '|list\[)([\w.]+)['\]]")
 NO_CLASS = re.compile(r"given class_path '([\w.]+)'|Expected a dot import path string: (\S+)")
-# How often a positional is typed.
-SEVERAL: dict[Any, str] = {list[str]: "+", tuple[str, ...]: "*"}
 KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -103,14 +101,10 @@ def _as_keys(arguments: Sequence[str], flags: Set[str]) -> Iterator[str]:
 
 
 def _take_several_words(parser: ArgumentParser) -> None:
-    """Let a positional of several words be typed as words: jsonargparse wants a JSON list.
-
-    A list has at least one, a tuple may have none.
-    """
+    """Let a positional of several words be typed as words: jsonargparse wants a JSON list."""
     for action in parser._actions:
-        number = SEVERAL.get(getattr(action, "_typehint", None))
-        if not action.option_strings and number is not None:
-            action.nargs, action.metavar = number, action.dest.upper()
+        if not action.option_strings and getattr(action, "_typehint", None) == list[str]:
+            action.nargs, action.metavar = "+", action.dest.upper()
             action._typehint = str  # type: ignore[attr-defined]  # jsonargparse's own
 
 

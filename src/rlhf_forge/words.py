@@ -23,7 +23,10 @@ COMMANDS = {
     "env": "versions and devices, for a bug report",
 }
 # A command that is another one with an option.
-FORMS = {"evaluate": ("--reward", "evaluate_reward")}
+FORMS = {
+    "evaluate": ("--reward", "evaluate_reward"),
+    "inspect-data": ("--explain", "explain_rule"),
+}
 # Behind fit; no key, as it is no part of what a run is.
 DRY_RUN = "--dry-run"
 

@@ -100,7 +100,7 @@ def test_a_reward_model_judges_the_labels(
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ([], "inspect-data: no PATH given"),
+        ([], "paths: needed, and not given"),
         (["nowhere.jsonl"], "data.path: no such file: nowhere.jsonl"),
         (["preferences.jsonl", "--select", "PREF9"], "--select: no rule 'PREF9'"),
         (["--explain", "PREF"], "--explain: no rule 'PREF'"),

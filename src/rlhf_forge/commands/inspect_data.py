@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
 
 def inspect_data(  # noqa: PLR0913 - an argument is an option
-    paths: tuple[str, ...],
+    paths: list[str],
     held_out: str | None = None,
     select: str | None = None,
     ignore: str | None = None,
-    explain: str | None = None,
     compare: str | None = None,
     write: str | None = None,
     html: str | None = None,
@@ -36,14 +35,13 @@ def inspect_data(  # noqa: PLR0913 - an argument is an option
     """Find duplicates, contradictions, leaks, likely flipped labels and more in preference data.
 
     Prints findings under stable codes with the lines they stand on. The status is 1 if there are
-    errors among them, 0 if there are only warnings.
+    errors among them, 0 if there are only warnings. --explain CODE says what a rule means.
 
     Args:
         paths: Pairs to train on: files, data sets or module:function (their split train).
         held_out: Pairs kept from training; prompts that stand on both sides are errors.
         select: Only these rules: codes or their beginnings, like PREF3,PREF203.
         ignore: All but these rules.
-        explain: Say what a rule means, and read nothing.
         compare: An older version of the data: say what changed from it.
         write: Write a cleaned copy of the data to this .jsonl, and what went, with the reason, to
             a list beside it; nothing is written over.
@@ -59,10 +57,6 @@ def inspect_data(  # noqa: PLR0913 - an argument is an option
         reward: Artefact folder of a reward model that judges the labels in place of the cheap one.
         seed: Of what is drawn, and handed to a function.
     """
-    if explain is not None:
-        return _explained(explain)
-    if not paths:
-        raise UserError("inspect-data: no PATH given", hint="a file of pairs, such as pairs.jsonl")
     from rlhf_forge.inspection.cleaning import require_new, write_clean
     from rlhf_forge.inspection.inspect import inspect
     from rlhf_forge.inspection.reading import Source, Wording
@@ -83,15 +77,6 @@ def inspect_data(  # noqa: PLR0913 - an argument is an option
         gone = write_clean(found, sources, Path(write), seed=seed)
         sys.stderr.write(f"{write}: written, without {gone:,} records\n")
     return 1 if found.count("error") else 0
-
-
-def _explained(code: str) -> int:
-    from rlhf_forge.inspection.selection import rule_of
-
-    rule = rule_of(code)
-    removed = "; a cleaned copy is without such records" if rule.removes else ""
-    print(f"{rule.code} {rule.name} ({rule.severity}{removed})\n\n{rule.why}")
-    return 0
 
 
 def _run_of(
