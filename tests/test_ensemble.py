@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
 
 from rlhf_forge import preflight
 from rlhf_forge.__main__ import main
@@ -129,10 +132,19 @@ def test_the_card_tells_where_members_part(
     assert "3 members, right " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("options", [["ensemble=min"], ["spread_coef=1.0"]])
-def test_ppo_takes_an_ensemble_and_what_to_make_of_it(ensemble: Path, options: list[str]) -> None:
-    keys = [f"--model.init_args.objective.{option}" for option in options]
-    assert main(["fit", "--config", "ppo.yaml", *keys]) == 0
+def first_score(run: str, *keys: str) -> float:
+    """What PPO's first responses, the same in every run, score on average."""
+    parents = [f"--model.init_args.{stage}={RUN}/{stage}/artefact" for stage in ("sft", "reward")]
+    assert main(["fit", "--config", "ppo.yaml", "--run", run, *parents, *keys]) == 0
+    events = EventAccumulator(f"lightning_logs/{run}/ppo")
+    events.Reload()
+    return float(events.Scalars("objective/score")[0].value)
+
+
+def test_ppo_takes_an_ensemble_and_what_to_make_of_it(ensemble: Path) -> None:
+    mean = first_score("mean")
+    assert first_score("min", "--model.init_args.objective.ensemble=min") < mean - 1e-4
+    assert first_score("spread", "--model.init_args.objective.spread_coef=1.0") < mean - 1e-4
 
 
 def test_an_exported_ensemble_still_agrees_with_stock_peft(ensemble: Path) -> None:

@@ -31,7 +31,7 @@ TESTS = {
     MASKING: ["functional/test_masking.py"],
     KL: ["functional/test_kl.py"],
     PPO: ["modules/test_ppo.py", "modules/test_exact_optimum.py"],
-    COLLECT: ["modules/test_ppo.py"],
+    COLLECT: ["modules/test_ppo.py", "test_ensemble.py"],
     UPDATE: ["modules/test_ppo_update.py", "modules/test_ppo.py", "modules/test_exact_optimum.py"],
     ESTIMATORS: ["modules/test_ppo_estimators.py", "modules/test_ppo.py"],
     OPTIMISATION: ["modules/test_optimisation.py"],

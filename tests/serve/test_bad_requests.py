@@ -145,7 +145,9 @@ def test_each_is_refused_in_the_shape_that_clients_read_and_the_server_stays_wel
     assert "Traceback" not in server.log.read_text()
 
 
-@pytest.mark.parametrize("path", ["/v1/models/nobody", "/v1/models/../x", "/docs", "/page/x", "/info"])
+@pytest.mark.parametrize(
+    "path", ["/v1/models/nobody", "/v1/models/../x", "/docs", "/page/x", "/info"]
+)
 def test_what_is_not_there_is_not_found(server: Server, path: str) -> None:
     status, text = server.get(path)
     assert status == 404
