@@ -10,9 +10,9 @@ STAGES = {
     "predict": "write responses or scores as JSON lines",
 }
 COMMANDS = {
-    "pipeline": "run all stages of a folder of configs, then evaluate and export",
-    "evaluate": "a policy against another; --reward: report card of a reward model",
-    "inspect-data": "find what is wrong with preference data, before training on it",
+    "pipeline": "run all stages of a folder, then evaluate and export",
+    "evaluate": "a policy against another; --reward: a reward model's card",
+    "inspect-data": "find what is wrong with preference data before training",
     "report": "one page about a run: what to look at first, curves, samples",
     "export": "write an adapter, or a merged model, for other tools",
     "chat": "talk to a trained policy, also from stdin",
