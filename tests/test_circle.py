@@ -18,7 +18,7 @@ from tests.serve.page.test_browser import CHROMIUM, FLAGS
 from tests.serve.page.voter import Voter
 from tests.test_docs import ROOT, typed_lines
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]  # trains a reward model and PPO
 VOTES_TO_LEARN_FROM, VOTES_TO_JUDGE = 60, 40
 SECONDS_TO_START = 300
 

@@ -88,7 +88,7 @@ def opened(browser: Any, script: Script, tmp_path: Path) -> Iterator[Opened]:
     votes = tmp_path / "feedback.sqlite"
     with served(scripted_app(script, votes)) as url:
         context = browser.new_context(viewport={"width": 1280, "height": 900})
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         opened = Opened(context.new_page(), url, script, votes)
         yield opened
         context.close()
