@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
+from rlhf_forge.callbacks.checkpoints import batches_done
 from rlhf_forge.modules.ppo import PPOModule
 from rlhf_forge.modules.responses import generated_held_out
 from rlhf_forge.run_folder import SAMPLES
@@ -32,7 +33,7 @@ class SampleWriter(Callback):
         path = _file(trainer)
         if not trainer.is_global_zero or not path.is_file():
             return
-        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        done = batches_done(trainer)
         with path.open(encoding="utf-8") as file:
             lines = list(file)
         # A line that the kill cut is behind the checkpoint too.
@@ -45,13 +46,13 @@ class SampleWriter(Callback):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        done = batches_done(trainer)
         if isinstance(pl_module, PPOModule) and done % self.every == 0:
             self._write(trainer, pl_module, done)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        done = batches_done(trainer)
         if isinstance(pl_module, PPOModule) and done % self.every != 0:
             self._write(trainer, pl_module, done)
 

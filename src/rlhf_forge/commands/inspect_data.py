@@ -86,16 +86,18 @@ def _run_of(
     run: dict[str, Any] = {"base": base, "chat_template": chat_template, "map": {}, "format": None}
     length: Any = None
     if config is not None:
-        import yaml
-
+        from rlhf_forge.config_files import read_config
         from rlhf_forge.presets import find_config
 
+        place = find_config(config)
         try:
-            read = yaml.safe_load(find_config(config).read_text(encoding="utf-8"))
+            read = read_config(place)
             data = read["data"]
             run["base"] = base or read["model"]["init_args"]["backbone"]["path"]
-        except (KeyError, TypeError, yaml.YAMLError):
-            raise UserError(f"--config: {config} is no config of a stage with a base") from None
+        except (KeyError, TypeError, UserError) as error:
+            why = str(error) if isinstance(error, UserError) else None
+            message = f"--config: {config} is no config of a stage with a base"
+            raise UserError(message, hint=why) from None
         run |= {key: data[key] for key in ("chat_template", "map", "format") if data.get(key)}
         length = data.get("max_length")
     run["max_length"] = max_length or length or 1024

@@ -10,11 +10,11 @@ from rlhf_forge.pages.charts import Bar, Series, bar_chart, histogram, scatter_c
 from rlhf_forge.pages.escaping import number
 from rlhf_forge.pages.page import beside, prose, quoted, table
 from rlhf_forge.reporting.frontier import Frontier
+from rlhf_forge.reporting.policy_rules import Z95
 from rlhf_forge.reporting.report import Report
 from rlhf_forge.reporting.run import duel_of
 from rlhf_forge.reporting.samples import Sample
 
-Z95 = 1.96
 BINS = 24
 """At most; no more than there are different values."""
 

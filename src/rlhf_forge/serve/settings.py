@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rlhf_forge.backbone.config import Precision
 from rlhf_forge.errors import UserError
+from rlhf_forge.parsing import first_line
 
 Host = Literal["127.0.0.1", "0.0.0.0", "::"]
 LOOPBACK: Host = "127.0.0.1"
@@ -86,7 +87,7 @@ def _read(config: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"--config {config}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"--config {config}: not YAML: {reason}") from None
     if not isinstance(given, dict):
         raise UserError(f"--config {config}: must hold keys and values")
