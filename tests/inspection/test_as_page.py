@@ -4,7 +4,7 @@ from rlhf_forge.inspection.as_page import as_page
 from rlhf_forge.inspection.telling import as_json, lines_of
 from rlhf_forge.pages.page import MOST_BYTES
 from tests.inspection.made import inspected, row
-from tests.pages.test_page import HOSTILE, Reader
+from tests.pages.reading import HOSTILE, Reader
 
 
 def hostile_rows() -> list[dict[str, str]]:

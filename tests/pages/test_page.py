@@ -1,9 +1,7 @@
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from typing_extensions import override
 
 from rlhf_forge.pages.charts import Series, line_chart
 from rlhf_forge.pages.page import (
@@ -18,32 +16,7 @@ from rlhf_forge.pages.page import (
     unfolding,
     write_page,
 )
-
-HOSTILE = (
-    "</style></title></pre><script>alert(1)</script>\u202e<img src=x onerror=alert(1)>'\"{{ 7 }}"
-)
-
-
-class Reader(HTMLParser):
-    """Tags, attributes and text of a page, as a browser sees them."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.attributes: set[str] = set()
-        self.links: list[str] = []
-        self.text = ""
-        self.feed(html)
-
-    @override
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes |= {name for name, _ in attrs}
-        self.links += [value or "" for name, value in attrs if name in {"href", "src"}]
-
-    @override
-    def handle_data(self, data: str) -> None:
-        self.text += data
+from tests.pages.reading import HOSTILE, Reader
 
 
 def hostile_page() -> str:

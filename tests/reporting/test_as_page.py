@@ -3,51 +3,18 @@ import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typing_extensions import override
 
 from rlhf_forge.pages.escaping import number
 from rlhf_forge.pages.page import MOST_BYTES
 from rlhf_forge.reporting.as_page import as_page
 from rlhf_forge.reporting.report import Report, report_of
 from rlhf_forge.reporting.run import read_run
+from tests.pages.reading import HOSTILE, Reader
 from tests.reporting.written import responses, write_events, write_lines, write_run
-
-HOSTILE = (
-    "</style></title></pre><script>alert(1)</script>\u202e<img src=x onerror=alert(1)>'\"{{ 7 }}"
-)
-
-
-class Reader(HTMLParser):
-    """What a browser makes of a page: tags, attributes, headings and cells with numbers."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.attributes: set[str] = set()
-        self.numbers: list[str] = []
-        self.headings: list[str] = []
-        self.text = ""
-        self.within = ""
-        self.feed(html)
-
-    @override
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes |= {name for name, _ in attrs}
-        self.within = "number" if ("class", "number") in attrs else tag
-
-    @override
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if self.within == "number" and data.strip():
-            self.numbers.append(data)
-        if self.within == "h2" and data.strip():
-            self.headings.append(data)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlhf_forge.__main__ import main
-from tests.reporting.test_as_page import HOSTILE
+from tests.pages.reading import HOSTILE
 from tests.reporting.written import write_run
 
 pytestmark = pytest.mark.browser
