@@ -1,6 +1,9 @@
 """Several processes, each with the whole model: Lightning starts and counts them."""
 
+import atexit
+
 from lightning.pytorch.strategies import DDPStrategy
+from torch import distributed
 from typing_extensions import override
 
 
@@ -13,5 +16,20 @@ class SharedRows(DDPStrategy):
     """
 
     @override
+    def setup_distributed(self) -> None:
+        """Join the group of processes, and leave it before the interpreter ends.
+
+        Lightning leaves gloo's group to the end. If a thread of the group then drops a tensor, it
+        asks for an interpreter that is gone, and a process that has done its work is aborted.
+        """
+        super().setup_distributed()
+        atexit.register(_leave)
+
+    @override
     def configure_ddp(self) -> None:
         pass
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

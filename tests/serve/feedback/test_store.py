@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -110,6 +111,16 @@ def test_many_threads_lose_nothing_and_make_the_file_once(store: FeedbackStore) 
     with ThreadPoolExecutor(8) as pool:
         assert all(is_new for _, is_new in pool.map(store.add, votes))
     assert {vote.id for vote in store.votes()} == {vote.id for vote in votes}
+
+
+def test_a_file_that_others_are_making_is_taken_for_no_other_program_s(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(15):
+            start = Barrier(8)
+            votes = FeedbackStore(tmp_path / f"{number}.sqlite")
+            casts = [cast(comparison(number)) for number in range(8)]
+            list(pool.map(lambda vote, at=start, to=votes: (at.wait(), to.add(vote)), casts))
+            assert len(votes.votes()) == 8
 
 
 def test_no_file_is_made_by_looking(store: FeedbackStore) -> None:

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,11 @@ MIGRATIONS = (
 COLUMNS = tuple(field.name for field in fields(Vote))
 INSERT = f"INSERT INTO votes ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM votes"
+# In one statement, which sees one state of the file: another process may be making it.
+STATE = """
+    SELECT user_version, application_id, (SELECT count(*) FROM sqlite_master)
+    FROM pragma_user_version, pragma_application_id
+"""
 IN_JSON = {"messages", "tags", "flags"}
 # Added by the server; a vote sent again has them anew.
 NOT_CAST = {"created_at": "", "flags": ()}
@@ -172,10 +177,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
         UserError: If it is another program's, or of a later version than is known here.
     """
     try:
-        [version], [owner] = (
-            db.execute(f"PRAGMA {name}").fetchone() for name in ("user_version", "application_id")
-        )
-        [tables] = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        version, owner, tables = db.execute(STATE).fetchone()
     except sqlite3.DatabaseError as error:
         raise UserError(f"{path}: not a file of votes: {error}") from None
     if owner != APPLICATION_ID and tables:
@@ -189,10 +191,13 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA foreign_keys = ON")
     if version < len(MIGRATIONS):
         _migrate(db)
+    # Refused while another process has the file open without it; a vote is as durable, and who
+    # opens it next will ask again.
+    with suppress(sqlite3.OperationalError):
+        db.execute("PRAGMA journal_mode = WAL")
 
 
 def _migrate(db: sqlite3.Connection) -> None:
-    db.execute("PRAGMA journal_mode = WAL")
     with _written(db):
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         # Read again: another process may have been faster.
