@@ -36,7 +36,7 @@ BATCHES = {
     "small": {"sft": 16, "reward": 8, "ppo": 16},
     "medium": {"sft": 8, "reward": 4, "ppo": 8},
 }
-FILES = {"sft": "demonstrations", "preference": "pairs", "prompts": "prompts"}
+FILES = {"sft": "demonstrations", "preference": "pairs"}
 
 
 def main() -> None:

@@ -3,13 +3,16 @@
     python benchmarks/overoptimisation.py
     python benchmarks/overoptimisation.py --seeds 0 --minutes 30
 
-The thresholds are to be chosen on seeds 0 to 4 and shown on seeds 10 to 14. Of each seed an
-over-optimising run (nothing asked for KL, a high learning rate) and a healthy one (the quickstart's
-settings), both on the same plain reward model: one without the likelihood feature. A panel looks on
-and acts on nothing: a judge of the same kind (another plain reward model, on other pairs), a judge
-of the other kind (the quickstart's reward model, with the feature, on other pairs again), and gold.
-What each alarm would have said, and which state it would have kept, is worked out from the panel's
-readings by the rules that the watch follows.
+The thresholds were chosen on seeds 0 to 4 and are shown on seeds 10 to 14. Of each seed two runs:
+
+- over: nothing is asked for KL, 24 iterations at half the quickstart's learning rate (so that gold
+  rises before it falls), against a plain reward model, one without the likelihood feature;
+- healthy: the quickstart's own reward model (with the feature) and settings.
+
+A panel looks on and acts on nothing: a reward model of the same kind as the one optimised, on other
+pairs; one of the other kind, on other pairs again; and gold. What each alarm would have said, and
+which state it would have kept, is worked out from the panel's readings by the rules that the watch
+follows.
 
 Every piece is a process of its own with one thread, and a finished one is not run again; after
 `--minutes` no further one is begun. Writes benchmarks/results/overoptimisation.json, with every
@@ -37,26 +40,39 @@ from rlhf_forge.evaluation.readings import Reading
 
 CHOSEN_ON, SHOWN_ON = (0, 1, 2, 3, 4), (10, 11, 12, 13, 14)
 SETTINGS = "configs/quickstart"
-# A plain reward model: about half the quickstart's steps, on pairs of a seed of its own.
+# A plain reward model, with fewer steps. Each reward model has pairs of a seed of its own.
 PLAIN = ["--model.init_args.reference_likelihood", "false"]
-PLAIN += ["--model.init_args.total_steps", "120", "--trainer.limit_val_batches", "4"]
-PROXY, SAME = 100, 200
+PLAIN += ["--model.init_args.total_steps", "120"]
+MODELS: dict[str, tuple[int, list[str]]] = {
+    "reward": (0, []),
+    "plain": (100, PLAIN),
+    "plain-judge": (200, PLAIN),
+    "feature-judge": (300, []),
+}
 OVER = {
-    "model.init_args.total_iterations": "16",
+    "model.init_args.total_iterations": "24",
     "model.init_args.objective.kl_coef": "0.0",
-    "model.init_args.updates.learning_rate": "2.0e-3",
+    "model.init_args.updates.learning_rate": "6.0e-4",
+}
+# Of each run: the reward model to maximise, the judges of its kind and of the other, settings.
+RUNS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
+    "over": ("plain", {"same": "plain-judge", "other": "feature-judge"}, OVER),
+    "healthy": ("reward", {"same": "feature-judge", "other": "plain-judge"}, {}),
 }
 # Evaluations behind gold's peak within which an alarm is in time, and gold that may be lost.
 IN_TIME, LOST = 2, 0.1
-# The plain alarm: nats of KL beyond which it speaks. Chosen as the others' thresholds were.
-MOST_KL = 6.0
+# The plain alarm: nats of KL beyond which it speaks.
+MOST_KL = 2.5
+# The spread of two members of an ensemble has grown to this many times that of the start.
+MORE_SPREAD = 1.25
 ALARMS = {
     "same": "judge of the same kind",
     "other": "judge of the other kind",
+    "spread_same": f"spread of an ensemble of one kind, {MORE_SPREAD:g}x",
+    "spread_other": f"spread of an ensemble of two kinds, {MORE_SPREAD:g}x",
     "kl": f"KL above {MOST_KL:g} nats",
     "gold": "gold (no alarm knows it)",
 }
-RUNS = ("over", "healthy")
 
 
 @dataclass(frozen=True)
@@ -90,26 +106,41 @@ class Run:
         """A judge's mean score of every reading."""
         return [fmean(scores) for scores in self.judges[name]]
 
+    def spreads(self, name: str) -> list[float]:
+        """Mean distance of the reward's score from a judge's, of every reading."""
+        pairs = zip(self.readings, self.judges[name], strict=True)
+        return [
+            fmean(abs(a - b) for a, b in zip(reading.scores, scores, strict=True))
+            for reading, scores in pairs
+        ]
+
 
 def spoke_at(run: Run, alarm: str) -> int | None:
     """The reading at which an alarm speaks first; None: it is silent."""
-    if alarm == "kl":
-        beyond = (at for at, reading in enumerate(run.readings) if reading.kl > MOST_KL)
-        return next(beyond, None)
-    readings = run.as_judged(alarm)
-    for at in range(1, len(readings)):
-        if any(found.kind == JUDGE_FELL for found in findings_in(readings[: at + 1])):
-            return at
-    return None
+    if alarm in run.judges:
+        readings = run.as_judged(alarm)
+        numbers = range(1, len(readings))
+        told = (at for at in numbers if _tells_of_judge(readings[: at + 1]))
+    elif alarm == "kl":
+        told = (at for at, reading in enumerate(run.readings) if reading.kl > MOST_KL)
+    else:
+        spreads = run.spreads(alarm.removeprefix("spread_"))
+        told = (at for at, spread in enumerate(spreads) if spread > MORE_SPREAD * spreads[0])
+    return next(told, None)
+
+
+def _tells_of_judge(readings: Sequence[Reading]) -> bool:
+    return any(found.kind == JUDGE_FELL for found in findings_in(readings))
 
 
 def kept_at(run: Run, alarm: str) -> int:
     """The reading whose state would be the artefact."""
-    if alarm == "kl":  # the best by the reward within the budget
-        within = [at for at, reading in enumerate(run.readings) if reading.kl <= MOST_KL]
-        return max(within, key=lambda at: run.readings[at].score)
-    means = run.means(alarm)
-    return max(range(len(means)), key=lambda at: means[at])
+    if alarm in run.judges:
+        means = run.means(alarm)
+        return max(range(len(means)), key=lambda at: means[at])
+    # One that has no score of its own: the best by the reward until it speaks.
+    before = range(len(run.readings))[: spoke_at(run, alarm)]
+    return max(before, key=lambda at: run.readings[at].score, default=0)
 
 
 def verdict(run: Run, alarm: str) -> dict[str, Any]:
@@ -135,30 +166,26 @@ def stage(seed: int, config: str, name: str, *more: str, data: int | None = None
     return [*command, "--trainer.enable_progress_bar", "false", *more]
 
 
-def policy(seed: int, name: str, overrides: dict[str, str]) -> list[str]:
-    """A run of PPO on the plain reward model, with the panel looking on."""
-    models = {
-        "same": str(folder_of(seed) / "same" / "artefact"),
-        "other": str(folder_of(seed) / "reward" / "artefact"),
-    }
+def policy(seed: int, name: str) -> list[str]:
+    """A run of PPO with the panel looking on."""
+    reward, judges, overrides = RUNS[name]
+    models = {judge: str(folder_of(seed) / model / "artefact") for judge, model in judges.items()}
     arguments = {"models": models, "out": str(folder_of(seed) / f"{name}.jsonl")}
     panel = {"class_path": "panel.Panel", "init_args": arguments}
     more = [text for key, value in overrides.items() for text in (f"--{key}", value)]
-    more += ["--model.init_args.reward", str(folder_of(seed) / "proxy" / "artefact")]
-    return stage(
-        seed, "ppo", name, *more, "--watch", "null", "--trainer.callbacks", json.dumps([panel])
-    )
+    more += ["--model.init_args.reward", str(folder_of(seed) / reward / "artefact")]
+    more += ["--model.init_args.accept_bad_card", "true", "--watch", "null"]
+    return stage(seed, "ppo", name, *more, "--trainer.callbacks", json.dumps([panel]))
 
 
 def pieces(seeds: Sequence[int]) -> Iterator[tuple[int, str, list[str]]]:
     """All that is to be run: seed, name and command line."""
     for seed in seeds:
         yield seed, "sft", stage(seed, "sft", "sft")
-        yield seed, "reward", stage(seed, "reward", "reward")
-        for name, pairs in (("proxy", PROXY), ("same", SAME)):
-            yield seed, name, stage(seed, "reward", name, *PLAIN, data=pairs + seed)
-        yield seed, "over", policy(seed, "over", OVER)
-        yield seed, "healthy", policy(seed, "healthy", {})
+        for name, (pairs, settings) in MODELS.items():
+            yield seed, name, stage(seed, "reward", name, *settings, data=pairs + seed)
+        for name in RUNS:
+            yield seed, name, policy(seed, name)
 
 
 def run_piece(seed: int, name: str, arguments: list[str]) -> bool:
@@ -202,6 +229,7 @@ def collected() -> list[dict[str, Any]]:
                     "kl": [reading.kl for reading in run.readings],
                     "accuracy": [reading.accuracy for reading in run.readings],
                     **{f"judge_{judge}": run.means(judge) for judge in run.judges},
+                    **{f"spread_{name}": run.spreads(name) for name in ("same", "other")},
                     "alarms": {alarm: verdict(run, alarm) for alarm in ALARMS},
                 }
             )
@@ -218,8 +246,9 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         "held-out prompts; the file's first lines say how. *In time*: the alarm first speaks "
         f"behind gold's peak, and at most {IN_TIME} readings behind it. *Within {LOST:g}*: the "
         f"state that it would keep has a gold at most {LOST:g} below the best. *Silent*: it says "
-        "nothing in a healthy run. The alarm of a judge is the watch's own; no spread of an "
-        "ensemble is held against them yet.",
+        "nothing in a healthy run. The alarm of a judge is the watch's own. An alarm without a "
+        "score of its own keeps the best by the reward until it speaks. *Gold lost*: how much "
+        "worse than gold the state is that the alarm keeps.",
         "",
     ]
     if not rows:
@@ -261,8 +290,11 @@ def table_of(rows: Sequence[dict[str, Any]]) -> list[str]:
 def curve_of(row: dict[str, Any]) -> list[str]:
     """All readings of a run, and where each alarm first spoke."""
     columns = ["iteration", "kl", "reward", "judge_same", "judge_other", "judge_gold", "accuracy"]
+    columns += ["spread_same", "spread_other"]
     lines = [
-        "| " + " | ".join(name.replace("judge_", "") for name in columns) + " | speaks |",
+        "| "
+        + " | ".join(name.replace("judge_", "").replace("_", " ") for name in columns)
+        + " | speaks |",
         "|---" * (len(columns) + 1) + "|",
     ]
     for at in range(len(row["iteration"])):
