@@ -36,7 +36,7 @@ from panel import EVERY, NUMBER
 from quickstart import HOW, LOGS, RESULTS, ROOT, commit
 
 from rlhf_forge.evaluation.findings import JUDGE_FELL, findings_in
-from rlhf_forge.evaluation.readings import Reading
+from rlhf_forge.evaluation.readings import Reading, kept_by_judge
 
 CHOSEN_ON, SHOWN_ON = (0, 1, 2, 3, 4), (10, 11, 12, 13, 14)
 SETTINGS = "configs/quickstart"
@@ -136,8 +136,8 @@ def _tells_of_judge(readings: Sequence[Reading]) -> bool:
 def kept_at(run: Run, alarm: str) -> int:
     """The reading whose state would be the artefact."""
     if alarm in run.judges:
-        means = run.means(alarm)
-        return max(range(len(means)), key=lambda at: means[at])
+        readings = run.as_judged(alarm)
+        return readings.index(kept_by_judge(readings))
     # One that has no score of its own: the best by the reward until it speaks.
     before = range(len(run.readings))[: spoke_at(run, alarm)]
     return max(before, key=lambda at: run.readings[at].score, default=0)

@@ -7,6 +7,7 @@ from rlhf_forge.evaluation.readings import (
     best_by_judge,
     change,
     frontier_of,
+    kept_by_judge,
     rise_at_equal_length,
     spread,
 )
@@ -53,6 +54,23 @@ def test_the_best_is_the_first_of_those_with_the_highest_mean() -> None:
     best = replace(START, iteration=2, judged=[4.0, 4.0, 4.0])
     same = replace(best, iteration=4, judged=[3.0, 4.0, 5.0])
     assert best_by_judge([START, best, same]) is best
+
+
+def test_a_rise_that_is_within_its_standard_error_is_none() -> None:
+    # Differences of 1, 1 and -1: a mean of 1/3 with a standard error of 2/3.
+    unsure = replace(START, iteration=2, judged=[2.0, 3.0, 2.0])
+    sure = replace(START, iteration=4, judged=[1.9, 3.0, 3.9])
+    assert kept_by_judge([START]) is START
+    assert kept_by_judge([START, unsure]) is START
+    assert kept_by_judge([START, unsure, sure]) is sure
+    assert kept_by_judge([START, sure, unsure]) is sure
+
+
+def test_small_rises_that_add_up_are_a_rise() -> None:
+    # The first rises by less than its standard error, the second by more, from the start.
+    small = replace(START, iteration=2, judged=[2.0, 3.0, 2.0])
+    further = replace(START, iteration=4, judged=[3.0, 4.0, 2.5])
+    assert kept_by_judge([START, small, further]) is further
 
 
 def test_a_change_is_paired_by_prompt() -> None:

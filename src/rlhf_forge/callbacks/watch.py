@@ -23,12 +23,17 @@ from rlhf_forge.evaluation.diversity import distinct_bigrams, repetition
 from rlhf_forge.evaluation.findings import JUDGE_FELL, Finding, findings_in
 from rlhf_forge.evaluation.judges import Judgement
 from rlhf_forge.evaluation.policies import facts_of, judged
-from rlhf_forge.evaluation.readings import Reading, frontier_of, rise_at_equal_length
+from rlhf_forge.evaluation.readings import (
+    Reading,
+    frontier_of,
+    kept_by_judge,
+    rise_at_equal_length,
+)
 from rlhf_forge.evaluation.statistics import mean_of
 from rlhf_forge.modules.ppo import PPOModule
 from rlhf_forge.modules.watched import JUDGE, Watched, add_judge, watched
 from rlhf_forge.reward_terms import names_function
-from rlhf_forge.watch_settings import REWARDED, WatchSettings
+from rlhf_forge.watch_settings import JUDGED, REWARDED, WatchSettings
 
 # What the action raise_kl_coef makes of the price of a nat, each time the watch speaks; a run that
 # asked nothing for it begins with what PPO asks by default.
@@ -121,12 +126,14 @@ class Watch(Callback):
         self.said += [{"iteration": done, "kind": f.kind, "text": f.text} for f in news]
         shown = {}
         if reading.judged:
-            shown["judge/score"] = reading.judge
+            shown[JUDGED] = reading.judge
         if reading.accuracy is not None:
             shown["judge/accuracy"] = reading.accuracy
         if not self._is_beyond(reading.kl):
             # For who keeps the best; a module may not log before its first step.
             means = {REWARDED: reading.score, **shown}
+            if not self._is_to_be_kept(reading):
+                del means[JUDGED]
             trainer.callback_metrics.update({k: torch.tensor(v) for k, v in means.items()})
         for logger in trainer.loggers:
             # Where the chart has as many iterations as the policy has behind it.
@@ -135,6 +142,11 @@ class Watch(Callback):
         for finding in news:
             _say(trainer, done, finding.text)
         return news
+
+    def _is_to_be_kept(self, reading: Reading) -> bool:
+        if not reading.judged or self.settings.keep == "last":
+            return True
+        return reading is kept_by_judge([r for r in self.readings if not self._is_beyond(r.kl)])
 
     def _reading(self, module: PPOModule, done: int) -> Reading:
         examples = cast("Sequence[PromptExample]", module.held_out[-self.settings.number :])

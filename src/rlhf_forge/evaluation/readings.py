@@ -57,6 +57,22 @@ def best_by_judge(readings: Sequence[Reading]) -> Reading:
     return max(readings, key=lambda reading: reading.judge)
 
 
+def kept_by_judge(readings: Sequence[Reading]) -> Reading:
+    """The reading whose state is kept: a later one only if the judge can tell that it is better.
+
+    That is when its mean is above that of the one kept so far by more than the standard error of
+    the difference, paired by prompt; the one-standard-error rule of Breiman et al. 1984. Of states
+    that the judge cannot tell apart the earlier is the safer: what the judge does not see goes
+    wrong later on.
+    """
+    kept = readings[0]
+    for reading in readings[1:]:
+        rise = change(kept.judged, reading.judged)
+        if rise.value > rise.se:
+            kept = reading
+    return kept
+
+
 def change(before: Sequence[float], after: Sequence[float]) -> Mean:
     """Mean change of a number that each prompt has twice, paired by prompt."""
     return mean_of([b - a for a, b in zip(before, after, strict=True)])
