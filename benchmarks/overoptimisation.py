@@ -35,7 +35,7 @@ from typing import Any
 from panel import EVERY, NUMBER
 from quickstart import HOW, LOGS, RESULTS, ROOT, commit
 
-from rlhf_forge.evaluation.findings import JUDGE_FELL, findings_in
+from rlhf_forge.evaluation.findings import OVER_OPTIMISED, findings_in
 from rlhf_forge.evaluation.readings import Reading, kept_by_judge
 
 CHOSEN_ON, SHOWN_ON = (0, 1, 2, 3, 4), (10, 11, 12, 13, 14)
@@ -130,7 +130,7 @@ def spoke_at(run: Run, alarm: str) -> int | None:
 
 
 def _tells_of_judge(readings: Sequence[Reading]) -> bool:
-    return any(found.kind == JUDGE_FELL for found in findings_in(readings))
+    return any(found.kind in OVER_OPTIMISED for found in findings_in(readings))
 
 
 def kept_at(run: Run, alarm: str) -> int:

@@ -63,6 +63,29 @@ def test_a_judge_that_falls_with_the_reward_is_told_otherwise() -> None:
     assert "and the reward's by 0.30: the policy has lost with both" in found.text
 
 
+def test_a_judge_that_rises_no_more_while_the_reward_does_is_told_at_the_second_reading() -> None:
+    later = reading(4, score=0.7, judge=0.49, kl=3.0)
+    last = reading(6, score=0.9, judge=0.48, kl=4.0)
+    assert kinds(START, PEAK, later) == []
+    [found] = findings_in([START, PEAK, later, last])
+    assert (found.kind, found.severity) == ("judge-stalled", 1)
+    assert found.text == (
+        "the reward has risen by 0.40 (± 0.00) since iteration 2, and in none of the 2 readings "
+        "since has the judge's score: what the policy gains, only the reward sees; KL went from "
+        "1.5 to 4.0 nats"
+    )
+
+
+def test_a_run_in_which_nothing_rises_any_more_is_no_news() -> None:
+    flat = [replace(PEAK, iteration=at) for at in (4, 6, 8)]
+    assert kinds(START, PEAK, *flat) == []
+
+
+def test_a_rise_of_the_reward_within_its_noise_is_none() -> None:
+    noisy = [replace(PEAK, iteration=at, scores=draws(5, 0.6)) for at in (4, 6)]
+    assert kinds(START, PEAK, *noisy) == []
+
+
 def test_a_fall_below_the_start_counts_though_there_was_no_rise() -> None:
     assert kinds(START, reading(2, score=0.4, judge=-0.3)) == ["judge-fell"]
 

@@ -20,7 +20,7 @@ from rlhf_forge.callbacks.checkpoints import batches_done
 from rlhf_forge.data.functions import load_function
 from rlhf_forge.data.tokenize import PromptExample
 from rlhf_forge.evaluation.diversity import distinct_bigrams, repetition
-from rlhf_forge.evaluation.findings import JUDGE_FELL, Finding, findings_in
+from rlhf_forge.evaluation.findings import OVER_OPTIMISED, Finding, findings_in
 from rlhf_forge.evaluation.judges import Judgement
 from rlhf_forge.evaluation.policies import facts_of, judged
 from rlhf_forge.evaluation.readings import (
@@ -170,10 +170,10 @@ class Watch(Callback):
         return ranks.from_first(lambda: judged(function, examples, seen.answers))
 
     def _act(self, trainer: Trainer, module: PPOModule, news: Sequence[Finding]) -> None:
-        if not any(finding.kind == JUDGE_FELL for finding in news):
+        if not any(finding.kind in OVER_OPTIMISED for finding in news):
             return
         if self.settings.action == "stop":
-            self._stop(trainer, "the judge's score has fallen, and watch.action is stop")
+            self._stop(trainer, "the judge does not follow the reward, and watch.action is stop")
         elif self.settings.action == "raise_kl_coef":
             before, module.kl_coef = module.kl_coef, max(RAISE * module.kl_coef, LEAST_KL_COEF)
             _say(

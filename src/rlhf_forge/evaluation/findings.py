@@ -14,6 +14,7 @@ from rlhf_forge.evaluation.readings import (
     best_by_judge,
     change,
     frontier_of,
+    kept_by_judge,
     rise_at_equal_length,
     spread,
 )
@@ -22,6 +23,9 @@ from rlhf_forge.evaluation.readings import (
 # best of many readings is some above the truth; and standard deviations of its scores at the start.
 FALL_SE = 2.0
 LEAST_FALL = 0.1
+# The judge has not risen for so many readings, while the reward has by so many standard errors.
+PATIENCE = 2
+RISE_SE = 2.0
 # Of the reward's rise at least this share is not there at equal length, where the length has
 # changed by at least this share.
 SHARE_OF_LENGTH = 0.5
@@ -33,7 +37,9 @@ LEAST_DISTINCT = 0.5
 # Below the first reading: share of responses that end by themselves.
 LESS_EOS = 0.1
 
-JUDGE_FELL = "judge-fell"
+JUDGE_FELL, JUDGE_STALLED = "judge-fell", "judge-stalled"
+# What an action follows.
+OVER_OPTIMISED = frozenset({JUDGE_FELL, JUDGE_STALLED})
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ def _of_judge(readings: Sequence[Reading]) -> Iterator[Finding]:
     judge, reward = change(best.judged, last.judged), change(best.scores, last.scores)
     threshold = max(FALL_SE * judge.se, LEAST_FALL * spread(first.judged))
     if not -judge.value > threshold:
+        yield from _of_stall(readings)
         return
     moved = (
         f"while the reward's rose by {reward.value:.2f}: the policy has gained with the reward and "
@@ -85,6 +92,21 @@ def _of_judge(readings: Sequence[Reading]) -> Iterator[Finding]:
         f"the judge's score has fallen by {-judge.value:.2f} (± {judge.se:.2f}) since iteration "
         f"{best.iteration}, {moved}; KL went from {_nats(best.kl)} to {_nats(last.kl)} nats",
     )
+
+
+def _of_stall(readings: Sequence[Reading]) -> Iterator[Finding]:
+    kept, last = kept_by_judge(readings), readings[-1]
+    since = len(readings) - 1 - readings.index(kept)
+    reward = change(kept.scores, last.scores)
+    if since >= PATIENCE and reward.value > RISE_SE * reward.se:
+        yield Finding(
+            JUDGE_STALLED,
+            since // PATIENCE,
+            f"the reward has risen by {reward.value:.2f} (± {reward.se:.2f}) since iteration "
+            f"{kept.iteration}, and in none of the {since} readings since has the judge's score: "
+            f"what the policy gains, only the reward sees; KL went from {_nats(kept.kl)} to "
+            f"{_nats(last.kl)} nats",
+        )
 
 
 def _of_frontier(readings: Sequence[Reading]) -> Iterator[Finding]:
