@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,16 @@ def test_help_fits_a_small_terminal(
     assert len(lines) <= 25
     assert max(map(len, lines)) <= 80
     assert "python -m rlhf_forge COMMAND" in lines[0]
+
+
+@pytest.mark.parametrize("arguments", [["help"], ["inspect-data", "--explain", "PREF101"]])
+def test_a_reader_who_leaves_early_is_no_error(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "rlhf_forge", *arguments]
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 def test_help_and_the_help_of_our_commands_import_no_torch() -> None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from rlhf_forge.errors import UserError
 from rlhf_forge.words import COMMANDS, DRY_RUN, STAGES, USAGE, form_of, nearest
 
+# What a shell says of a program that SIGPIPE ends.
+BROKEN_PIPE = 141
 # A full disk, no permission, a read-only disk, a used-up quota: nothing for a traceback.
 FAULTS_OF_THE_DISK = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT}
 
@@ -19,13 +21,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status.
 
     0 is success, 1 a finding (a check that failed), 2 a mistake of the person who typed, 130
-    Ctrl-C. A mistake is told in one line, at most with one hint, and without a traceback.
+    Ctrl-C, 141 a reader who has left. A mistake is told in one line, at most with one hint, and
+    without a traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(arguments)
+        status = _dispatch(arguments)
+        sys.stdout.flush()
     except UserError as error:
         return _told(error)
+    except BrokenPipeError:
+        # Who reads has seen enough, as `head` does; the interpreter would flush into it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except OSError as error:
         if error.errno not in FAULTS_OF_THE_DISK:
             raise
@@ -37,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         # --help, --print_config
         return end.code if isinstance(end.code, int) else 0
+    return status
 
 
 def _told(error: UserError) -> int:
