@@ -66,9 +66,12 @@ class Clock(Callback):
         states = backbone.states
 
         def counted(tokens: Tensor, wanted: Tensor) -> Tensor:
-            computed = tokens.numel() if backbone.pads else len(pack(wanted).source)
+            computed, shared = tokens.numel(), 0
+            if not backbone.pads:
+                packed = pack(tokens, wanted)
+                computed, shared = len(packed.source), packed.shared
             self.computed += computed
-            self.padding += computed - sum(row_ends(wanted))
+            self.padding += computed + shared - sum(row_ends(wanted))
             found: Tensor = states(tokens, wanted)
             return found
 

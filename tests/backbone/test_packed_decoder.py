@@ -1,5 +1,6 @@
 """The packed forward against the stock decoder, which is its reference."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from transformers import (
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import Precision
 from rlhf_forge.backbone.loading import freeze
+from rlhf_forge.backbone.packing import pack
 from tests import exact, tiny
 
 TOKENS = tiny.rows(9, 14, 6, 11, 40)
@@ -141,3 +143,81 @@ def test_a_cpu_without_bf16_units_goes_the_stock_way(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("rlhf_forge.backbone.packed_decoder.has_bf16_units", lambda _: False)
     assert tiny.open_tiny("bf16").packed is None
     assert tiny.open_tiny("fp32").packed is not None
+
+
+# -- prefixes that rows share ---------------------------------------------------------------------
+
+# For some rows: the row whose tokens they take over, and how many.
+ALIKE: dict[str, dict[int, tuple[int, int]]] = {
+    "no rows": {},
+    "one token": {1: (0, 1), 2: (0, 1), 3: (0, 1), 4: (0, 1)},
+    "a pair": {1: (0, 8)},
+    "two groups": {1: (4, 12), 3: (4, 11), 2: (0, 5)},
+    "longer and longer": {0: (4, 5), 2: (4, 6), 3: (4, 9), 1: (4, 13)},
+    "one row inside another": {2: (1, 6)},
+    "equal rows": {0: (4, 9), 1: (4, 14), 2: (4, 6), 3: (4, 11)},
+}
+
+
+def alike(name: str) -> Tensor:
+    tokens = TOKENS.clone()
+    for row, (other, count) in ALIKE[name].items():
+        tokens[row, :count] = tokens[other, :count]
+    return tokens
+
+
+def results(backbone: Backbone, tokens: Tensor, wanted: Tensor = WANTED) -> tuple[Tensor, Tensor]:
+    """States, and the gradients of both trained roles as in `gradients`."""
+    found = []
+    for role in ("policy", "value"):
+        with backbone.using(role):
+            found.append(backbone.states(tokens, wanted))
+        weights = torch.randn(found[-1].shape, generator=torch.Generator().manual_seed(1))
+        (found[-1] * weights).sum().backward()  # type: ignore[no-untyped-call]
+    grads = [p.grad.flatten() for p in backbone.parameters() if p.grad is not None]
+    return torch.cat(found).detach(), torch.cat(grads)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", ALIKE)
+def test_rows_that_share_a_prefix_have_the_states_and_gradients_they_have_apart(
+    name: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = tiny.open_tiny(checkpointing=checkpointing)
+    shared = exact.in_float64(tiny.four_roles(opened))
+    apart = exact.in_float64(tiny.four_roles(tiny.open_tiny()))
+    monkeypatch.setattr("rlhf_forge.backbone.prefixes.PREFIX_COST", sys.maxsize)
+    expected = results(apart, alike(name))
+    monkeypatch.setattr("rlhf_forge.backbone.prefixes.PREFIX_COST", 0)
+    assert (pack(alike(name), WANTED).shared > 0) == (name != "no rows")
+    for ours, theirs in zip(results(shared, alike(name)), expected, strict=True):
+        assert (ours - theirs).norm() <= 1e-13 * theirs.norm()
+
+
+@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-5), ("bf16", 0.05), ("nf4", 0.05)])
+def test_they_are_close_to_those_of_the_stock_decoder_in_every_precision(
+    precision: Precision, error: float
+) -> None:
+    packed = tiny.four_roles(tiny.open_tiny(precision))
+    plain = stock(tiny.four_roles(tiny.open_tiny(precision)))
+    tokens = alike("two groups")
+    assert pack(tokens, WANTED).shared == 12 + 11 + 5
+    for ours, theirs in zip(results(packed, tokens), results(plain, tokens), strict=True):
+        assert (ours - theirs).float().norm() <= error * theirs.float().norm()
+
+
+def test_where_no_rows_begin_alike_no_bit_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny.four_roles(tiny.open_tiny())
+    plain = states(backbone)
+    monkeypatch.setattr("rlhf_forge.backbone.prefixes.PREFIX_COST", sys.maxsize)
+    assert torch.equal(states(backbone), plain)
+
+
+def test_states_wanted_inside_a_shared_prefix_are_those_of_every_row() -> None:
+    backbone = tiny.four_roles(tiny.open_tiny())
+    tokens, wanted = tiny.rows(12, 12, seed=3), tiny.spans((7, 12), (5, 12))
+    tokens[1, :9] = tokens[0, :9]
+    with backbone.using("policy"):
+        first, second = torch.split(backbone.states(tokens, wanted), [5, 7])
+    assert torch.equal(first[:2], second[2:4])
+    assert not torch.equal(first[2:], second[4:])

@@ -178,7 +178,7 @@ class Backbone(nn.Module):
         groups = self._selection.groups
         if self.packed is None or len(groups) > 1:
             return self.hidden(tokens)[wanted]
-        return self.packed(tokens, pack(wanted), groups[0][0])
+        return self.packed(tokens, pack(tokens, wanted), groups[0][0])
 
     def log_probs(
         self,

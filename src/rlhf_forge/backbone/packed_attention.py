@@ -2,7 +2,8 @@
 
 On a CPU the backward of torch's fused attention is slower than plain products, and of those the
 usual chain keeps half a dozen tensors that can be had again for nothing. Grouped queries share
-their keys: a product for each key head, with its group of query heads in the row dimension.
+their keys: a product for each key head, with its group of query heads in the row dimension. Rows
+that go on from a prefix get its keys and values in front of their own.
 """
 
 from dataclasses import dataclass
@@ -36,16 +37,18 @@ class Heads:
 
 def packed_attention(
     qkv: Float[Tensor, "packed all_heads"],
-    cos: Float[Tensor, "packed half"],
-    sin: Float[Tensor, "packed half"],
+    cos: Float[Tensor, "reach half"],
+    sin: Float[Tensor, "reach half"],
     blocks: tuple[Block, ...],
     heads: Heads,
 ) -> Float[Tensor, "packed query_heads"]:
     """Softmax attention of every token to those before it in its row, and to itself.
 
+    A row's prefix is a part of it: its gradients come from all rows that go on from it.
+
     Args:
         qkv: Query, key and value heads of every token, side by side, not yet rotated.
-        cos: Cosines of the rotation of every token; both halves of a head have the same.
+        cos: Cosines of the rotation at every position; both halves of a head have the same.
         sin: Sines.
         blocks: Of the packed rows.
         heads: The layer's shape.
@@ -65,9 +68,11 @@ class _Attention(torch.autograd.Function):
         mixed = qkv.new_empty(len(qkv), heads.queries * heads.width)
         kept: list[Tensor] = []
         for block in blocks:
-            angles = _angles(cos, block), _angles(sin, block)
             query, key, value = _by_head(qkv[block.span], block, heads)
-            query, key = _rotated(query, *angles), _rotated(key, *angles)
+            if block.prefixes:
+                key, value = _pair(_with_prefixes(qkv, block, heads), heads)
+            query = _rotated(query, *_query_angles(cos, sin, block))
+            key = _rotated(key, cos[: block.reach], sin[: block.reach])
             query, key, value = _batched(query), key.flatten(0, 1), value.flatten(0, 1)
             weights = _softmax(query, key, block, heads)
             out = _by_head(mixed[block.span], block, heads)[0]
@@ -82,18 +87,25 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:  # type: ignore[explicit-override] # torch's decorator hides it
         heads, (cos, sin, *kept) = ctx.heads, ctx.saved_tensors
         total = (heads.queries + 2 * heads.keys) * heads.width
-        grad_qkv = grads[0].new_empty(len(grads[0]), total)
+        grad_qkv, back = grads[0].new_empty(len(grads[0]), total), -sin
         for place, block in enumerate(ctx.blocks):
             query, key, value, weights = kept[4 * place : 4 * place + 4]
             grad = _batched(_by_head(grads[0][block.span], block, heads)[0])
             grad_weights = grad @ value.transpose(1, 2)
             grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
             grad_logits.mul_(heads.scaling)
-            angles = _angles(cos, block), _angles(sin, block).neg()
             of_query, of_key, of_value = _by_head(grad_qkv[block.span], block, heads)
+            rows = None
+            if block.prefixes:
+                rows = grad_qkv.new_empty(block.rows, block.reach, 2 * heads.keys * heads.width)
+                of_key, of_value = _pair(rows, heads)
+            angles = _query_angles(cos, back, block)
             _rotated((grad_logits @ key).view(of_query.shape), *angles, out=of_query)
+            angles = cos[: block.reach], back[: block.reach]
             _rotated((grad_logits.transpose(1, 2) @ query).view(of_key.shape), *angles, out=of_key)
             of_value.copy_((weights.transpose(1, 2) @ grad).view(of_value.shape))
+            if rows is not None:
+                _add_to_prefixes(grad_qkv, rows, block, heads)
         return grad_qkv, None, None, None, None
 
 
@@ -113,9 +125,40 @@ def _batched(query: Tensor) -> Tensor:
     return query.flatten(2, 3).flatten(0, 1)
 
 
-def _angles(table: Tensor, block: Block) -> Tensor:
-    """A block's first row: all have the same positions."""
-    return table[block.start : block.start + block.width]
+def _query_angles(cos: Tensor, sin: Tensor, block: Block) -> tuple[Tensor, Tensor]:
+    """Angles of a block's own tokens, by row where not all rows have the same positions."""
+    if not block.prefixes:
+        return cos[: block.width], sin[: block.width]
+    positions = torch.tensor(block.offsets)[:, None] + torch.arange(block.width)
+    positions.clamp_(max=block.reach - 1)  # of padding
+    return cos[positions][:, None, None], sin[positions][:, None, None]
+
+
+def _with_prefixes(qkv: Tensor, block: Block, heads: Heads) -> Tensor:
+    """Keys and values of each row's prefix, its own, and zeros: [rows, reach, key and value]."""
+    packed = qkv[:, heads.queries * heads.width :]
+    own = packed[block.span].view(block.rows, block.width, -1)
+    rows = qkv.new_zeros(block.rows, block.reach, packed.shape[1])
+    for row, (prefix, offset) in enumerate(zip(block.prefixes, block.offsets, strict=True)):
+        rows[row, :offset] = packed[prefix]
+        rows[row, offset:][: block.width] = own[row, : block.reach - offset]
+    return rows
+
+
+def _add_to_prefixes(grad_qkv: Tensor, rows: Tensor, block: Block, heads: Heads) -> None:
+    """The backward of `_with_prefixes`; those of the whole rows, which come first, are there."""
+    packed = grad_qkv[:, heads.queries * heads.width :]
+    own = packed[block.span].view(block.rows, block.width, -1)
+    for row, (prefix, offset) in enumerate(zip(block.prefixes, block.offsets, strict=True)):
+        packed[prefix] += rows[row, :offset]
+        own[row, : block.reach - offset] = rows[row, offset:][: block.width]
+        own[row, block.reach - offset :] = 0
+
+
+def _pair(rows: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
+    """Views of keys and values, [rows, keys, reach, head] each."""
+    split = rows.view(*rows.shape[:2], 2 * heads.keys, heads.width).transpose(1, 2)
+    return split[:, : heads.keys], split[:, heads.keys :]
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
@@ -130,6 +173,11 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> 
 def _softmax(query: Tensor, key: Tensor, block: Block, heads: Heads) -> Tensor:
     """Weights of each query over the keys of its row up to itself."""
     logits = (query * heads.scaling) @ key.transpose(1, 2)
-    ahead = torch.full((block.width, block.width), -torch.inf, dtype=logits.dtype).triu_(1)
-    logits.view(-1, block.width, block.width).add_(ahead)
+    if not block.prefixes:
+        ahead = torch.full((block.width, block.width), -torch.inf, dtype=logits.dtype).triu_(1)
+        logits.view(-1, block.width, block.width).add_(ahead)
+        return logits.softmax(-1)
+    last = torch.tensor(block.offsets)[:, None] + torch.arange(block.width)
+    hidden = torch.arange(block.reach) > last[:, None, :, None]
+    logits.view(block.rows, -1, block.width, block.reach).masked_fill_(hidden, -torch.inf)
     return logits.softmax(-1)

@@ -43,7 +43,8 @@ class PackedDecoder:
     ) -> Float[Tensor, "wanted hidden"]:
         """Last hidden states of the tokens that ``packed`` wants."""
         states = self.decoder.embed_tokens(tokens.flatten()[packed.source])
-        angles = self.decoder.rotary_emb(states, packed.positions.unsqueeze(0))
+        positions = torch.arange(packed.reach, device=states.device)
+        angles = self.decoder.rotary_emb(states, positions.unsqueeze(0))
         # Both halves of a head are turned by the same angles.
         cos, sin = (table[0, :, : table.shape[-1] // 2].contiguous() for table in angles)
         for layer in self.layers:

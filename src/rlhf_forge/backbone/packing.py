@@ -1,8 +1,10 @@
-"""Rows laid one behind the other, so that almost nothing is computed for padding.
+"""Rows laid one behind the other, so that almost nothing is computed for padding, or twice.
 
 All but attention looks at one token at a time and does not care where rows begin. For attention the
 rows of like length lie together, padded to the longest of them: each such block of the packed
-tokens is a small batch, seen without moving anything.
+tokens is a small batch, seen without moving anything. A row that begins as another does, such as
+the second answer to a prompt, is packed from where they part, and its attention sees the prefix in
+the other row.
 """
 
 from collections.abc import Sequence
@@ -14,22 +16,40 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlhf_forge.backbone.prefixes import shared_prefixes
+
 # What one more block costs, in tokens: attention's operations are launched once more in each layer.
 BLOCK_COST = 16
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of one width that lie behind each other from ``start``."""
+    """Rows of one width that lie behind each other from ``start``.
+
+    Attributes:
+        start: Packed place of the first token.
+        rows: How many.
+        width: Tokens of each.
+        reach: Positions of the longest row, its prefix included.
+        prefixes: For each row the packed tokens that it goes on from, which are those of a row that
+            is whole; none if these rows are whole themselves.
+    """
 
     start: int
     rows: int
     width: int
+    reach: int
+    prefixes: tuple[slice, ...] = ()
 
     @property
     def span(self) -> slice:
         """Its packed tokens."""
         return slice(self.start, self.start + self.rows * self.width)
+
+    @property
+    def offsets(self) -> list[int]:
+        """Position of each row's first token here: tokens of its prefix, if these rows have any."""
+        return [prefix.stop - prefix.start for prefix in self.prefixes]
 
 
 @dataclass(frozen=True)
@@ -37,16 +57,22 @@ class Packed:
     """A right-padded batch, packed.
 
     Attributes:
-        blocks: Of which the packed tokens consist.
+        blocks: Of which the packed tokens consist; those of whole rows come first.
         source: For each packed token its place in the flattened batch.
-        positions: For each packed token its place in its row.
-        wanted: Packed places of the tokens asked for, in the order of the flattened batch.
+        wanted: Packed places of the tokens asked for, in the order of the flattened batch; one
+            that rows share is there for each of them.
+        shared: Tokens that rows have in another row and are not packed again.
     """
 
     blocks: tuple[Block, ...]
     source: Int[Tensor, "packed"]
-    positions: Int[Tensor, "packed"]
     wanted: Int[Tensor, "wanted"]
+    shared: int
+
+    @property
+    def reach(self) -> int:
+        """Positions that any row has at most."""
+        return max((block.reach for block in self.blocks), default=0)
 
 
 def to_the_left(mask: Bool[Tensor, "batch time"]) -> Bool[Tensor, "batch time"]:
@@ -54,34 +80,71 @@ def to_the_left(mask: Bool[Tensor, "batch time"]) -> Bool[Tensor, "batch time"]:
     return F.pad(mask[:, 1:], (0, 1))
 
 
-def pack(wanted: Bool[Tensor, "batch time"]) -> Packed:
+def pack(tokens: Int[Tensor, "batch time"], wanted: Bool[Tensor, "batch time"]) -> Packed:
     """Pack what the ``wanted`` tokens can see: of each row all up to the last of them.
 
-    Rows without a wanted token are left out.
+    Rows without a wanted token are left out; what several rows begin with is there once.
     """
-    width = wanted.shape[1]
-    index = torch.arange(1, width + 1, device=wanted.device)
-    ends: list[int] = torch.where(wanted, index, 0).amax(1).tolist() if width else []
-    order = sorted((row for row, end in enumerate(ends) if end), key=lambda row: -ends[row])
-    cuts = _cuts([ends[row] for row in order])
-    blocks, sources, positions, start = [], [], [], 0
-    starts = torch.zeros(len(wanted), dtype=torch.long)
-    for first, last in pairwise(cuts):
-        block = Block(start, last - first, ends[order[first]])
-        rows, places = torch.tensor(order[first:last]), torch.arange(block.width)
-        sources.append((rows[:, None] * width + places).flatten())
-        positions.append(places.repeat(block.rows))
-        starts[rows] = start + block.width * torch.arange(block.rows)
-        blocks.append(block)
-        start = block.span.stop
+    ends = _ends(wanted)
+    origins, shared = shared_prefixes(tokens, ends)
+    own = [end - common for end, common in zip(ends, shared, strict=True)]
+    starts, blocks = [0] * len(ends), list[Block]()
+    sources = [torch.zeros(0, dtype=torch.long)]
+    for rows in _groups(own, shared):
+        start, width = blocks[-1].span.stop if blocks else 0, own[rows[0]]
+        prefixes = tuple(
+            slice(starts[origins[row]], starts[origins[row]] + shared[row])
+            for row in rows
+            if shared[row]
+        )
+        blocks.append(Block(start, len(rows), width, max(ends[row] for row in rows), prefixes))
+        for number, row in enumerate(rows):
+            starts[row] = start + number * width
+        sources.append(_source(rows, [shared[row] for row in rows], width, wanted.shape[1]))
+    places = _places(wanted, *(torch.tensor(each) for each in (starts, origins, shared)))
+    return Packed(tuple(blocks), torch.cat(sources), places, sum(shared))
+
+
+def _groups(own: Sequence[int], shared: Sequence[int]) -> list[list[int]]:
+    """Rows of one block each, the longest first; whole rows before those that go on from them.
+
+    Rows without a token of their own are left out.
+    """
+    groups = []
+    for whole in (True, False):
+        rows = [row for row, length in enumerate(own) if length and (shared[row] == 0) is whole]
+        rows.sort(key=lambda row: -own[row])
+        cuts = _cuts([own[row] for row in rows])
+        groups += [rows[first:last] for first, last in pairwise(cuts)]
+    return groups
+
+
+def _source(
+    rows: Sequence[int], firsts: Sequence[int], width: int, row_width: int
+) -> Int[Tensor, "block"]:
+    """Places in the flattened batch of a block's tokens, from the first of each row on."""
+    columns = torch.tensor(firsts)[:, None] + torch.arange(width)
+    # Behind a row's end, which may be that of the batch, any token does.
+    columns = columns.clamp_max(row_width - 1)
+    return (torch.tensor(rows)[:, None] * row_width + columns).flatten()
+
+
+def _places(
+    wanted: Bool[Tensor, "batch time"], starts: Tensor, origins: Tensor, shared: Tensor
+) -> Int[Tensor, "wanted"]:
+    """Where the wanted tokens are packed: of a prefix, in the row that is whole."""
     rows, columns = wanted.nonzero(as_tuple=True)
-    empty = torch.zeros(0, dtype=torch.long)
-    return Packed(
-        tuple(blocks),
-        torch.cat([empty, *sources]),
-        torch.cat([empty, *positions]),
-        starts[rows] + columns,
-    )
+    own = columns - shared[rows]
+    return torch.where(own < 0, starts[origins[rows]] + columns, starts[rows] + own)
+
+
+def _ends(wanted: Tensor) -> list[int]:
+    """For each row, one past its last wanted token."""
+    width = wanted.shape[1]
+    if not width:
+        return [0] * len(wanted)
+    ends: list[int] = torch.where(wanted, torch.arange(1, width + 1), 0).amax(1).tolist()
+    return ends
 
 
 def _cuts(lengths: Sequence[int]) -> list[int]:
