@@ -7,10 +7,12 @@ from torch.testing import assert_close
 from rlhf_forge.backbone.config import Precision
 from rlhf_forge.backbone.packing import to_the_left
 from rlhf_forge.backbone.scoring import score, values_before
+from rlhf_forge.data.collate import micro_batches
 from rlhf_forge.rollout import (
     Experience,
     Plan,
     Rollout,
+    RowTokens,
     fitting,
     plan_updates,
     score_rollout,
@@ -24,11 +26,16 @@ FINISHED = torch.tensor([True, True, False, True, False, True, True, True])
 TEMPERATURE = 0.7
 
 
+def apart(lengths: list[int]) -> RowTokens:
+    """Of rows that share no prompt."""
+    return RowTokens(lengths, list(range(len(lengths))), [0] * len(lengths))
+
+
 def plan_of(
     lengths: list[int], *, seed: int = 0, iteration: int = 0, max_tokens: int = 30, size: int = 4
 ) -> Plan:
     return plan_updates(
-        lengths,
+        apart(lengths),
         epochs=2,
         minibatch_size=size,
         max_tokens=max_tokens,
@@ -106,16 +113,49 @@ def test_rows_of_an_experience_are_cut_to_the_longest_of_them() -> None:
 
 def test_micro_batches_of_a_plan_stay_as_they_are_while_they_fit() -> None:
     for minibatch in chain(*plan_of(LENGTHS, max_tokens=30)):
-        assert fitting(minibatch, LENGTHS, max_tokens=30) == minibatch
-        assert fitting(minibatch, LENGTHS, max_tokens=1000) == minibatch
+        assert fitting(minibatch, apart(LENGTHS), max_tokens=30) == minibatch
+        assert fitting(minibatch, apart(LENGTHS), max_tokens=1000) == minibatch
 
 
 def test_larger_ones_are_cut_anew_of_the_same_rows() -> None:
     for minibatch in chain(*plan_of(LENGTHS, max_tokens=1000)):
-        smaller = fitting(minibatch, LENGTHS, max_tokens=15)
+        smaller = fitting(minibatch, apart(LENGTHS), max_tokens=15)
         assert sorted(chain(*smaller)) == sorted(chain(*minibatch))
         assert all(len(rows) * max(LENGTHS[row] for row in rows) <= 15 for rows in smaller)
-        assert all(len(rows) == 1 for rows in fitting(minibatch, LENGTHS, max_tokens=1))
+        assert all(len(rows) == 1 for rows in fitting(minibatch, apart(LENGTHS), max_tokens=1))
+
+
+def of_two_prompts(*, pads: bool) -> RowTokens:
+    """Eight rows of nine tokens: of two prompts of six, in turn."""
+    tokens = tiny.rows(*[9] * 8)
+    tokens[2::2, :6], tokens[3::2, :6] = tokens[0, :6], tokens[1, :6]
+    return RowTokens.of(tokens, tiny.spans(*[(6, 9)] * 8), pads=pads)
+
+
+def test_responses_to_a_prompt_stay_together_and_count_it_once() -> None:
+    plan = plan_updates(
+        of_two_prompts(pads=False), epochs=2, minibatch_size=8, max_tokens=20, seed=0, iteration=0
+    )
+    for minibatch in chain(*plan):
+        assert sorted(map(sorted, minibatch)) == [[0, 2, 4, 6], [1, 3, 5, 7]]  # 6 + 4 * 3 tokens
+        assert fitting(minibatch, of_two_prompts(pads=False), max_tokens=20) == minibatch
+
+
+def test_more_of_them_than_fit_are_parted() -> None:
+    row_tokens = of_two_prompts(pads=False)
+    for max_tokens, most in ((17, 3), (12, 2), (11, 1), (1, 1)):
+        cuts = row_tokens.cut(range(8), micro_batches, max_tokens)
+        assert sorted(chain(*cuts)) == [*range(8)]
+        assert max(map(len, cuts)) == most
+        assert all(len({row % 2 for row in rows}) == 1 for rows in cuts)
+        assert all(row_tokens.fits(rows, max_tokens) for rows in cuts)
+        assert fitting([[*range(8)]], row_tokens, max_tokens=max_tokens) == cuts
+
+
+def test_where_rows_are_padded_each_counts_by_itself() -> None:
+    row_tokens = of_two_prompts(pads=True)
+    assert row_tokens.cut(range(8), micro_batches, 20) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert not row_tokens.fits([0, 2, 4], 20)
 
 
 # -- scoring -----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from torch import Tensor
 from rlhf_forge import ranks
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.packing import to_the_left
-from rlhf_forge.backbone.scoring import row_width, score, values_before
+from rlhf_forge.backbone.scoring import row_ends, row_width, score, values_before
 from rlhf_forge.data.collate import micro_batches, own_micro_batches
 from rlhf_forge.functional.ensembles import ensemble_score
 from rlhf_forge.randomness import generator
@@ -91,13 +91,75 @@ class Experience:
         )
 
 
+@dataclass(frozen=True)
+class RowTokens:
+    """What rows of a rollout cost in a forward, in tokens.
+
+    Attributes:
+        ends: Tokens of each row, prompt and response.
+        firsts: For each row the first row with the same prompt; itself, where prompts are not
+            shared.
+        prompts: Tokens of each row's prompt.
+    """
+
+    ends: list[int]
+    firsts: list[int]
+    prompts: list[int]
+
+    @classmethod
+    def of(
+        cls, tokens: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"], *, pads: bool
+    ) -> Self:
+        """Of a rollout's rows.
+
+        Args:
+            tokens: Prompt and response, right-padded.
+            mask: True on response tokens.
+            pads: Whether every row is computed by itself, as the stock decoder does. If not, a
+                prompt that rows of a micro-batch have in common is computed once.
+        """
+        ends, prompts = row_ends(mask), mask.int().argmax(1).tolist()
+        if pads:
+            return cls(ends, list(range(len(ends))), prompts)
+        seen: dict[tuple[int, ...], int] = {}
+        texts = (tuple(row[:length]) for row, length in zip(tokens.tolist(), prompts, strict=True))
+        return cls(ends, [seen.setdefault(text, row) for row, text in enumerate(texts)], prompts)
+
+    def together(self, rows: Sequence[int], max_tokens: int) -> list[list[int]]:
+        """The rows that are not to be parted: those of a prompt, as far as ``max_tokens`` go."""
+        by_prompt: dict[int, list[list[int]]] = {}
+        for row in rows:
+            parts = by_prompt.setdefault(self.firsts[row], [[]])
+            if parts[-1] and self.cost([*parts[-1], row]) > max_tokens:
+                parts.append([])
+            parts[-1].append(row)
+        return [*chain.from_iterable(by_prompt.values())]
+
+    def cost(self, rows: Sequence[int]) -> int:
+        """Of rows of one prompt."""
+        return sum(self.ends[row] for row in rows) - (len(rows) - 1) * self.prompts[rows[0]]
+
+    def cut(
+        self, rows: Sequence[int], how: Callable[..., list[list[int]]], max_tokens: int
+    ) -> list[list[int]]:
+        """Micro-batches of some rows, as ``how`` cuts what each prompt's rows cost."""
+        units = self.together(rows, max_tokens)
+        cuts = how([self.cost(unit) for unit in units], max_tokens=max_tokens)
+        return [[row for place in places for row in units[place]] for places in cuts]
+
+    def fits(self, rows: Sequence[int], max_tokens: int) -> bool:
+        """Whether ``cut`` may have left these rows together."""
+        units = self.together(rows, max_tokens)
+        return len(rows) == 1 or len(units) * max(map(self.cost, units)) <= max_tokens
+
+
 # For each epoch its minibatches, for each minibatch its micro-batches, for each its row numbers: of
 # several processes each has the rows that it works on.
 Plan = list[list[list[list[int]]]]
 
 
 def plan_updates(
-    lengths: Sequence[int],
+    row_tokens: RowTokens,
     *,
     epochs: int,
     minibatch_size: int,
@@ -109,10 +171,10 @@ def plan_updates(
     """Which rows meet in which micro-batch: a fresh permutation each epoch.
 
     Args:
-        lengths: Tokens of each row, prompt and response.
+        row_tokens: Of the rollout; rows of one prompt that meet in a minibatch stay together.
         epochs: Passes over the rollout.
         minibatch_size: Rows of one optimiser step.
-        max_tokens: Padded tokens of one micro-batch.
+        max_tokens: Tokens of one micro-batch; see `micro_batches`.
         seed: Of the run.
         iteration: The permutation is a function of (seed, iteration, epoch).
         pads: Whether padding costs time; see `micro_batches`.
@@ -120,7 +182,7 @@ def plan_updates(
     Raises:
         ValueError: If ``minibatch_size`` does not divide the rollout.
     """
-    count = len(lengths)
+    count = len(row_tokens.ends)
     if count % minibatch_size:
         raise ValueError(
             f"minibatch_size must divide the rollout: {count} responses in minibatches of "
@@ -131,16 +193,8 @@ def plan_updates(
         order = generator(seed, "shuffle", iteration, epoch).permutation(count)
         chunks = order.reshape(-1, minibatch_size).tolist()
         cut = partial(own_micro_batches, pads=pads)
-        plan.append([_cut(rows, lengths, cut, max_tokens) for rows in chunks])
+        plan.append([row_tokens.cut(rows, cut, max_tokens) for rows in chunks])
     return plan
-
-
-def _cut(
-    rows: list[int], lengths: Sequence[int], cut: Callable[..., list[list[int]]], max_tokens: int
-) -> list[list[int]]:
-    """Some rows of a rollout, by their numbers in it."""
-    cuts = cut([lengths[row] for row in rows], max_tokens=max_tokens)
-    return [[rows[place] for place in places] for places in cuts]
 
 
 @torch.no_grad()
@@ -209,16 +263,15 @@ def put_together(rollout: Rollout) -> Rollout:
 
 
 def fitting(
-    minibatch: list[list[int]], lengths: Sequence[int], *, max_tokens: int
+    minibatch: list[list[int]], row_tokens: RowTokens, *, max_tokens: int
 ) -> list[list[int]]:
     """Micro-batches of a plan as they are; cut anew if they are larger than is allowed by now.
 
     Args:
         minibatch: For each micro-batch its row numbers.
-        lengths: Tokens of each row.
-        max_tokens: Padded tokens of one micro-batch, if it is no single row.
+        row_tokens: Of the rollout.
+        max_tokens: Tokens of one micro-batch, if it is no single row.
     """
-    sizes = [len(rows) * max(lengths[row] for row in rows) for rows in minibatch if len(rows) > 1]
-    if max(sizes, default=0) <= max_tokens:
+    if all(row_tokens.fits(rows, max_tokens) for rows in minibatch):
         return minibatch
-    return _cut([*chain.from_iterable(minibatch)], lengths, micro_batches, max_tokens)
+    return row_tokens.cut([*chain.from_iterable(minibatch)], micro_batches, max_tokens)

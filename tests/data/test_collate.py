@@ -16,6 +16,7 @@ from rlhf_forge.data.collate import (
     collate_pairs,
     collate_prompts,
     micro_batches,
+    pair_tokens,
     take,
 )
 from rlhf_forge.data.records import Demonstration, Pair, Prompt
@@ -97,6 +98,19 @@ def known(margin: float | None, preference: float | None, weight: float) -> Pair
 def labels(batch: PairBatch) -> list[list[float] | None]:
     parts = (batch.margin, batch.preference, batch.weight)
     return [None if part is None else part.tolist() for part in parts]
+
+
+def test_a_pair_costs_both_sides_padded_to_the_longer_or_packed_with_its_prompt_once() -> None:
+    batch = collate_pairs(
+        [
+            (0, pair([1, 2, 3, 4], [1, 2, 5])),
+            (1, pair([1, 2, 3], [1, 2, 3])),
+            (2, pair([6], [7, 1])),
+            (3, pair([1, 2], [1, 2, 0, 0])),  # the padding token is a real one
+        ]
+    )
+    assert pair_tokens(batch, pads=True) == [8, 6, 4, 8]
+    assert pair_tokens(batch, pads=False) == [5, 3, 3, 4]
 
 
 def test_what_is_known_of_pairs_comes_along_and_where_it_is_not_has_no_effect() -> None:

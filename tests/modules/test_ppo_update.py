@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.modules.ppo_update import Counts, PolicyTerms, UpdateStats, accumulate
 from rlhf_forge.modules.settings import Aggregation, UpdateSettings
-from rlhf_forge.rollout import Experience, plan_updates, score_rollout
+from rlhf_forge.rollout import Experience, RowTokens, plan_updates, score_rollout
 from tests import tiny
 
 TOKENS = tiny.rows(9, 14, 6, 11)
@@ -89,7 +89,12 @@ def test_clipping_and_gradients_were_really_at_work_in_these_tests() -> None:
 def test_the_first_minibatch_has_ratio_one_and_no_kl(precision: str) -> None:
     backbone = tiny.four_roles(tiny.open_tiny(precision))  # type: ignore[arg-type]
     plan = plan_updates(
-        [9, 14, 6, 11], epochs=1, minibatch_size=2, max_tokens=14, seed=0, iteration=0
+        RowTokens.of(TOKENS, MASK, pads=backbone.pads),
+        epochs=1,
+        minibatch_size=2,
+        max_tokens=14,
+        seed=0,
+        iteration=0,
     )
     batches = [rows for minibatch in plan[0] for rows in minibatch]
     rollout = score_rollout(backbone, TOKENS, MASK, FINISHED, batches=batches, temperature=1.0)

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from rlhf_forge.artefact import Expected
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import Precision
-from rlhf_forge.data.collate import micro_batches
+from rlhf_forge.data.collate import PairBatch, collate_pairs, micro_batches, pair_tokens
 from rlhf_forge.data.records import Pair, assistant, user
 from rlhf_forge.data.stream import Stream
 from rlhf_forge.data.tokenize import PairExample
@@ -35,8 +35,8 @@ def example(chosen: int, rejected: int, seed: int) -> PairExample:
 EXAMPLES = [example(*ends, seed=number) for number, ends in enumerate(ENDS)]
 
 
-def cut(lengths: list[int]) -> list[list[int]]:
-    return micro_batches(lengths, max_tokens=24)
+def cut(batch: PairBatch) -> list[list[int]]:
+    return micro_batches(pair_tokens(batch, pads=True), max_tokens=48)
 
 
 def stream(batch_size: int) -> Stream:
@@ -105,10 +105,9 @@ def test_the_first_round_meets_every_pair_where_training_does(batch_size: int) -
     source = stream(batch_size)
     plan = first_round(source, EXAMPLES, cut, batches=100)
     assert {number for numbers in plan for number in numbers} == set(range(len(EXAMPLES)))
-    [*rows] = next(iter(source))
-    numbers = [number for _, number in rows]
-    lengths = [max(ENDS[number]) for number in numbers]
-    assert plan[: len(cut(lengths))] == [[numbers[row] for row in part] for part in cut(lengths)]
+    numbers = [number for _, number in next(iter(source))]
+    cuts = cut(collate_pairs([(number, EXAMPLES[number]) for number in numbers]))
+    assert plan[: len(cuts)] == [[numbers[row] for row in part] for part in cuts]
 
 
 def test_pairs_that_a_short_run_does_not_get_to_are_left_out() -> None:
@@ -117,7 +116,9 @@ def test_pairs_that_a_short_run_does_not_get_to_are_left_out() -> None:
 
 
 def test_held_out_pairs_come_in_their_order() -> None:
-    plan = in_order(EXAMPLES, lambda lengths: [list(range(len(lengths)))], batch_size=3, batches=9)
+    plan = in_order(
+        EXAMPLES, lambda batch: [list(range(len(batch.positions)))], batch_size=3, batches=9
+    )
     assert plan == [[0, 1, 2], [3, 4, 5], [6]]
 
 

@@ -107,9 +107,29 @@ def collate_prompts(rows: Sequence[tuple[int, PromptExample]]) -> PromptBatch:
     return PromptBatch(flipped.flip(-1), mask.flip(-1), _positions(rows))
 
 
+def pair_tokens(batch: PairBatch, *, pads: bool) -> list[int]:
+    """Tokens that both sides of each pair cost together, in one forward.
+
+    Args:
+        batch: The pairs.
+        pads: Whether each side is padded to the longer one. If not, what both begin with, their
+            prompt, is computed once.
+    """
+    lengths = batch.mask.sum(-1).view(2, -1)
+    if pads:
+        doubled: list[int] = (2 * lengths.amax(0)).tolist()
+        return doubled
+    chosen, rejected = batch.tokens.view(2, *batch.positions.shape, -1)
+    real = batch.mask.view(2, *chosen.shape).all(0)
+    common = ((chosen == rejected) & real).long().cumprod(-1).sum(-1)
+    together: list[int] = (lengths.sum(0) - common).tolist()
+    return together
+
+
 def micro_batches(lengths: Sequence[int], *, max_tokens: int, pads: bool = True) -> list[list[int]]:
     """Cut a step's rows into micro-batches of at most ``max_tokens`` padded tokens.
 
+    What is cut may be larger than a row and stay together: a pair, the responses to a prompt.
     Longest rows first, neighbours of like length together, cut where the padding saved outweighs
     another forward: no other cuts of the sorted rows cost less in padded tokens and `CUT_COST`. A
     row longer than the budget is alone.
@@ -156,9 +176,11 @@ def own_micro_batches(
     return _micro_batches_of(ranks.rank(), lengths, max_tokens, pads)
 
 
-def all_micro_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+def all_micro_batches(
+    lengths: Sequence[int], *, max_tokens: int, pads: bool = True
+) -> list[list[int]]:
     """Those of all processes, one process after the other."""
-    each = (_micro_batches_of(rank, lengths, max_tokens, True) for rank in range(ranks.count()))
+    each = (_micro_batches_of(rank, lengths, max_tokens, pads) for rank in range(ranks.count()))
     return [cut for cuts in each for cut in cuts]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.scoring import member_scores, members_of
-from rlhf_forge.data.collate import collate_pairs, micro_batches, take
+from rlhf_forge.data.collate import collate_pairs, micro_batches, pair_tokens, take
 from rlhf_forge.data.tokenize import PairExample
 from rlhf_forge.evaluation.statistics import mean_of, share_of, wins_of
 from rlhf_forge.functional.ensembles import ensemble_score
@@ -86,9 +86,9 @@ def scores_by_member(
 ) -> Float[Tensor, "members two pairs"]:
     """What each member of an ensemble gives chosen and rejected answers; of one model its own."""
     batch = collate_pairs(list(enumerate(pairs)))
-    longer = batch.mask.sum(-1).view(2, -1).amax(0).tolist()
+    tokens = pair_tokens(batch, pads=backbone.pads)
     scores = torch.empty(len(members_of(backbone, role)), 2, len(pairs))
-    for rows in micro_batches(longer, max_tokens=max(1, max_tokens // 2)):
+    for rows in micro_batches(tokens, max_tokens=max_tokens, pads=backbone.pads):
         part = take(batch, rows)
         values = member_scores(
             backbone,

@@ -15,7 +15,13 @@ from typing_extensions import override
 from rlhf_forge.artefact import Expected
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
-from rlhf_forge.data.collate import PairBatch, PromptBatch, all_micro_batches, own_micro_batches
+from rlhf_forge.data.collate import (
+    PairBatch,
+    PromptBatch,
+    all_micro_batches,
+    own_micro_batches,
+    pair_tokens,
+)
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import Example, PairExample
 from rlhf_forge.generation.sampler import Sampling
@@ -221,10 +227,11 @@ class DPOModule(LightningModule):
         reference: Float[Tensor, "two pairs"],
         backward: Callable[[Tensor], object],
     ) -> PairStats:
-        longer = batch.mask.sum(-1).view(2, -1).amax(0).tolist()
+        pads = self.backbone.pads
+        tokens = pair_tokens(batch, pads=pads)
         return within_memory(
             self,
-            lambda: own_micro_batches(longer, max_tokens=_at_once(self.micro_batch_tokens)),
+            lambda: own_micro_batches(tokens, max_tokens=self.micro_batch_tokens, pads=pads),
             lambda cuts: accumulate(
                 self.backbone, batch, reference, self.objective, cuts=cuts, backward=backward
             ),
@@ -235,9 +242,9 @@ class DPOModule(LightningModule):
     ) -> Float[Tensor, "two examples"]:
         """What the reference makes of the examples, in micro-batches as they were at first."""
 
-        def cut(lengths: list[int]) -> list[list[int]]:
-            size = self.reference_sizes.get(name, self.micro_batch_tokens)
-            return all_micro_batches(lengths, max_tokens=_at_once(size))
+        def cut(batch: PairBatch) -> list[list[int]]:
+            size, pads = self.reference_sizes.get(name, self.micro_batch_tokens), self.backbone.pads
+            return all_micro_batches(pair_tokens(batch, pads=pads), max_tokens=size, pads=pads)
 
         bare = self.reference == "base"
         fingerprint = partial(
@@ -281,11 +288,6 @@ class DPOModule(LightningModule):
         self.log(f"{name}/loss", stats.loss, batch_size=count)
         accuracy = wins(*stats.rewards).mean()
         self.log(f"{name}/accuracy", accuracy, batch_size=count, prog_bar=True)
-
-
-def _at_once(max_tokens: int) -> int:
-    """Tokens of pairs by their longer side: each pair is two rows of the forward."""
-    return max(1, max_tokens // 2)
 
 
 def _whole(limit: float) -> int:

@@ -19,7 +19,6 @@ from typing_extensions import override
 from rlhf_forge.artefact import Expected
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
-from rlhf_forge.backbone.scoring import row_ends
 from rlhf_forge.data.collate import PromptBatch
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import Example
@@ -67,7 +66,7 @@ from rlhf_forge.modules.settings import (
     require_positive,
 )
 from rlhf_forge.reward_terms import RewardTerm, terms_of
-from rlhf_forge.rollout import Experience, Plan, fitting
+from rlhf_forge.rollout import Experience, Plan, RowTokens, fitting
 
 
 class PPOModule(LightningModule):
@@ -191,14 +190,15 @@ class PPOModule(LightningModule):
             kl_coef=self.kl_coef if self.objective.kl_in == "loss" else 0.0,
             trained=self.iteration >= warmup,
         )
-        lengths, scored_by = row_ends(experience.mask), self.micro_batch_tokens
+        row_tokens = RowTokens.of(experience.tokens, experience.mask, pads=self.backbone.pads)
+        scored_by = self.micro_batch_tokens
         updates: list[UpdateStats] = []
         for minibatch in chain.from_iterable(plan):
             learnt = experience.learnt[list(chain.from_iterable(minibatch))]
             counts = Counts.of([learnt], terms.max_new_tokens)
             stats = within_memory(
                 self,
-                partial(self._cuts, minibatch, lengths),
+                partial(self._cuts, minibatch, row_tokens),
                 partial(self._accumulate, experience, terms, counts),
             ).put_together()
             if not updates:
@@ -277,8 +277,8 @@ class PPOModule(LightningModule):
         """Number of the running iteration, from 0, across resumes."""
         return self.trainer.fit_loop.epoch_loop.total_batch_idx
 
-    def _cuts(self, minibatch: list[list[int]], lengths: list[int]) -> list[list[int]]:
-        return fitting(minibatch, lengths, max_tokens=self.micro_batch_tokens)
+    def _cuts(self, minibatch: list[list[int]], row_tokens: RowTokens) -> list[list[int]]:
+        return fitting(minibatch, row_tokens, max_tokens=self.micro_batch_tokens)
 
     def _accumulate(
         self, experience: Experience, terms: PolicyTerms, counts: Counts, cuts: Cuts

@@ -19,7 +19,14 @@ from rlhf_forge.functional.ensembles import ensemble_score
 from rlhf_forge.modules.memory import Cuts, within_memory
 from rlhf_forge.modules.responses import HELD_OUT, sample
 from rlhf_forge.modules.roles import data_of
-from rlhf_forge.rollout import Plan, Rollout, plan_updates, put_together, score_rollout
+from rlhf_forge.rollout import (
+    Plan,
+    Rollout,
+    RowTokens,
+    plan_updates,
+    put_together,
+    score_rollout,
+)
 
 if TYPE_CHECKING:
     from rlhf_forge.modules.ppo import PPOModule
@@ -42,7 +49,7 @@ def collect(module: "PPOModule", batch: PromptBatch) -> tuple[Rollout, Plan]:
         sampled = sample(module, batch, iteration=module.iteration, each=each)
     record_at = data_of(module).record_at
     records = [record_at(place) for place in batch.positions.tolist() for _ in range(each)]
-    plan = partial(_plan, module, row_ends(sampled[1]))
+    plan = partial(_plan, module, RowTokens.of(*sampled[:2], pads=module.backbone.pads))
     with module.timed("score"):
         rollout = scored(module, sampled, records, lambda: [*chain.from_iterable(plan()[0])])
     return rollout, plan()
@@ -106,10 +113,10 @@ def scored(
     return replace(rollout, scores=ranks.from_first(scores).to(rollout.scores.device))
 
 
-def _plan(module: "PPOModule", lengths: Sequence[int]) -> Plan:
+def _plan(module: "PPOModule", row_tokens: RowTokens) -> Plan:
     """Of the iteration's updates, in micro-batches of the module's present size."""
     return plan_updates(
-        lengths,
+        row_tokens,
         epochs=module.update_settings.ppo_epochs,
         minibatch_size=module.update_settings.minibatch_size,
         max_tokens=module.micro_batch_tokens,

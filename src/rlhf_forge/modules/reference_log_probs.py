@@ -36,8 +36,8 @@ from rlhf_forge.modules.memory import Sized, within_memory
 
 # For each micro-batch the numbers of its examples, in its order.
 Plan = list[list[int]]
-# Takes the tokens of the longer side of each pair; gives the pairs of each micro-batch.
-Cut = Callable[[list[int]], list[list[int]]]
+# Takes a step's pairs; gives those of each micro-batch.
+Cut = Callable[[PairBatch], list[list[int]]]
 
 
 def response_log_probs(
@@ -202,8 +202,8 @@ def _shown(plan: Plan) -> Iterable[list[int]]:
 def _cut(batches: Sequence[list[int]], examples: Sequence[PairExample], cut: Cut) -> Plan:
     plan: Plan = []
     for numbers in batches:
-        longer = [max(len(examples[n].chosen), len(examples[n].rejected)) for n in numbers]
-        plan += [[numbers[row] for row in rows] for rows in cut(longer)]
+        batch = collate_pairs([(number, examples[number]) for number in numbers])
+        plan += [[numbers[row] for row in rows] for rows in cut(batch)]
     return plan
 
 

@@ -15,7 +15,7 @@ from rlhf_forge.artefact import Expected
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.backbone.scoring import member_score, members_of, score
-from rlhf_forge.data.collate import PairBatch, own_micro_batches, take
+from rlhf_forge.data.collate import PairBatch, own_micro_batches, pair_tokens, take
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.generation.rows import join
 from rlhf_forge.generation.sampler import Sampling
@@ -245,11 +245,9 @@ class RewardModule(LightningModule):
         return totals / len(self.trained_roles)
 
     def _cuts(self, batch: PairBatch) -> list[list[int]]:
-        """Pairs by their longer side; each pair is two rows of the forward."""
-        longer = batch.mask.sum(-1).view(2, -1).amax(0).tolist()
-        return own_micro_batches(
-            longer, max_tokens=max(1, self.micro_batch_tokens // 2), pads=self.backbone.pads
-        )
+        pads = self.backbone.pads
+        tokens = pair_tokens(batch, pads=pads)
+        return own_micro_batches(tokens, max_tokens=self.micro_batch_tokens, pads=pads)
 
     def _scores(self, batch: PairBatch, role: str) -> Tensor:
         scores = member_score(self.backbone, batch.tokens, batch.response, role=role)
