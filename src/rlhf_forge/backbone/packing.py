@@ -63,7 +63,7 @@ def pack(wanted: Bool[Tensor, "batch time"]) -> Packed:
     index = torch.arange(1, width + 1, device=wanted.device)
     ends: list[int] = torch.where(wanted, index, 0).amax(1).tolist() if width else []
     order = sorted((row for row, end in enumerate(ends) if end), key=lambda row: -ends[row])
-    cuts = _cuts([ends[row] for row in order])
+    cuts = block_cuts([ends[row] for row in order])
     blocks, sources, positions, start = [], [], [], 0
     starts = torch.zeros(len(wanted), dtype=torch.long)
     for first, last in pairwise(cuts):
@@ -84,7 +84,7 @@ def pack(wanted: Bool[Tensor, "batch time"]) -> Packed:
     )
 
 
-def _cuts(lengths: Sequence[int]) -> list[int]:
+def block_cuts(lengths: Sequence[int]) -> list[int]:
     """Where blocks begin and end, of rows by falling length: least padding and `BLOCK_COST`."""
     costs, ends = [0] * (len(lengths) + 1), [0] * len(lengths)
     for start in reversed(range(len(lengths))):
