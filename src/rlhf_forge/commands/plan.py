@@ -69,7 +69,7 @@ def plan(arguments: Sequence[str]) -> int:
     if asked.measure:
         from rlhf_forge.commands.plan_measure import measured_line
 
-        sys.stdout.write(measured_line(stage, look) + "\n")
+        sys.stdout.write(measured_line(stage) + "\n")
     return 1 if word_of(look.plan, available) == "does not fit" else 0
 
 
@@ -92,9 +92,7 @@ def asked_of(arguments: Sequence[str]) -> Asked:
         else:
             keys.append(word)
     if not any(word.partition("=")[0] in {"--config", "-c"} for word in keys):
-        raise UserError(
-            "plan: no config", hint="python -m rlhf_forge plan --config sft.yaml"
-        )
+        raise UserError("plan: no config", hint="python -m rlhf_forge plan --config sft.yaml")
     return Asked(memory, measure, keys)
 
 

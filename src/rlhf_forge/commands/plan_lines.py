@@ -9,8 +9,8 @@ from rlhf_forge.errors import UserError
 from rlhf_forge.planning.demand import MOST_STEPS
 from rlhf_forge.planning.duration import duration_of
 from rlhf_forge.planning.plan import Plan
-from rlhf_forge.planning.sizes import gib
-from rlhf_forge.planning.verdict import Change, one_change, several_changes, word_of
+from rlhf_forge.planning.telling import verdict_line, ways_out, where_of
+from rlhf_forge.planning.verdict import word_of
 
 if TYPE_CHECKING:
     from rlhf_forge.parsed_stage import ParsedStage
@@ -33,7 +33,7 @@ def lines_of(
     yield verdict_line(plan, available, where_of(look, memory))
     word = word_of(plan, available)
     if word != "fits":
-        yield from _ways_out(look, available)
+        yield from ways_out(look, available)
     elif memory is not None:
         yield "settings: those of the config fit"
     yield ""
@@ -41,47 +41,6 @@ def lines_of(
     yield ""
     yield _lengths(stage, look, unread)
     yield from _time(stage, look)
-
-
-def verdict_line(plan: Plan, available: int, where: str) -> str:
-    """Whether it fits, in one line."""
-    return (
-        f"{word_of(plan, available)}: {gib(plan.expected)} expected, {gib(plan.low)} to "
-        f"{gib(plan.high)} possible, of {gib(available)} {where}"
-    )
-
-
-def where_of(look: "Look", memory: int | None = None) -> str:
-    """Of what memory is spoken."""
-    device = "GPU" if look.setup.cuda else "CPU"
-    return f"free on this {device}" if memory is None else f"on a {device}"
-
-
-def hint_of(look: "Look", available: int) -> str:
-    """What to change, in one line."""
-    return "; ".join(_ways_out(look, available))
-
-
-def _ways_out(look: "Look", available: int) -> Iterator[str]:
-    """The one key that makes it fit; if there is none, several."""
-    one = one_change(look.setup, look.planned, available)
-    if one is not None:
-        yield f"change: {_typed(one)}: {_expects(look, one)}"
-        return
-    several = several_changes(look.setup, look.planned, available)
-    if several is not None:
-        yield f"change: {_typed(several)}: {_expects(look, several)}"
-        return
-    yield "change: no setting of memory makes it fit; lower data.max_length, or take a smaller base"
-
-
-def _typed(change: Change) -> str:
-    return " ".join(f"--{key} {value}" for key, value in change.keys.items())
-
-
-def _expects(look: "Look", change: Change) -> str:
-    plan = look.planned(change.setup)
-    return f"{gib(plan.expected)} expected, {gib(plan.high)} at most"
 
 
 def _table(plan: Plan) -> Iterator[str]:

@@ -14,7 +14,7 @@ from rlhf_forge.planning.setup import PAIRED, Setup
 # Rows that are cut together: one, or both sides of a pair.
 Item = tuple[Row, ...]
 # Steps of the run that are looked at.
-MOST_STEPS = 64
+MOST_STEPS = 32
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,9 @@ def parts_of(setup: Setup, step: Sequence[Item]) -> list[MicroBatch]:
     ]
 
 
-def heaviest(setup: Setup, steps: Sequence[Sequence[Item]]) -> MicroBatch:
-    """The micro-batch of these steps that needs most memory."""
-    parts = chain.from_iterable(parts_of(setup, step) for step in steps)
-    return max(parts, key=lambda part: activations(setup.decoder, part))
+def heaviest(setup: Setup, step: Sequence[Item]) -> MicroBatch:
+    """The micro-batch of a step that needs most memory."""
+    return max(parts_of(setup, step), key=lambda part: activations(setup.decoder, part))
 
 
 def _item(setup: Setup, length: int) -> Item:

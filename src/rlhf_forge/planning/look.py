@@ -1,7 +1,8 @@
-"""From a parsed stage to its plan; nothing is loaded, and of a base on the hub config.json alone."""
+"""From a parsed stage to its plan: nothing is loaded but config.json of its base."""
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def _packs(told: dict[str, Any], precision: str) -> bool:
     )
 
 
-def require_fits(plan: Plan, available: int, hint: str | None) -> None:
+def require_fits(plan: Plan, available: int, hint: Callable[[], str]) -> None:
     """Refuse what cannot fit.
 
     Raises:
@@ -102,5 +103,5 @@ def require_fits(plan: Plan, available: int, hint: str | None) -> None:
         raise UserError(
             f"memory: the run needs {gib(plan.low)} at least and {gib(plan.expected)} as planned, "
             f"and {gib(available)} are free",
-            hint=hint,
+            hint=hint(),
         )

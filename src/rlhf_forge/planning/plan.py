@@ -41,11 +41,12 @@ class Plan:
     Attributes:
         parts: That are held at the peak.
         known: Whether lengths are those of the data.
-        context: Name of the part that the device's own library holds.
+        context: Name of the part that is no tensor's.
     """
 
     parts: tuple[Part, ...]
     known: bool
+    context: str
 
     @property
     def low(self) -> int:
@@ -62,19 +63,21 @@ class Plan:
         """Bytes in all."""
         return sum(part.high for part in self.parts)
 
-    def numbers(self) -> dict[str, int]:
-        """Bytes, as a run keeps them."""
-        return {"low": self.low, "expected": self.expected, "high": self.high}
+    def comparable(self, *, cuda: bool) -> dict[str, int]:
+        """Bytes to hold beside what is measured: torch counts no CUDA context."""
+        parts = [part for part in self.parts if not cuda or part.name != self.context]
+        names = ("low", "expected", "high")
+        return {name: sum(getattr(part, name) for part in parts) for name in names}
 
 
 def plan_of(setup: Setup, demand: Demand) -> Plan:
     """Peak memory of a stage whose steps hold these rows."""
     slack = slack_of(setup)
-    all_steps = [*demand.steps, demand.longest] if demand.known else demand.steps
-    least = min((heaviest(setup, [step]) for step in demand.steps), key=lambda m: m.tokens)
-    expected = heaviest(setup, demand.steps)
-    most = heaviest(setup, all_steps)
-    update = _update(setup, least, expected, most)
+    each = [heaviest(setup, step) for step in demand.steps]
+    worst = heaviest(setup, demand.longest) if demand.known else each[0]
+    ordered = sorted([*each, worst], key=lambda part: activations(setup.decoder, part))
+    expected = max(each, key=lambda part: activations(setup.decoder, part))
+    update = _update(setup, ordered[0], expected, ordered[-1])
     rollout = _rollout(setup, demand.prompt)
     phase = max(update, rollout, key=lambda parts: sum(part.high for part in parts))
     held = [*_held(setup), *phase]
@@ -83,7 +86,7 @@ def plan_of(setup: Setup, demand: Demand) -> Plan:
         for p in held
         for s in [slack.pieces if p in phase else slack.whole]
     ]
-    return Plan((*pieces, Part(slack.name, *slack.fixed)), demand.known)
+    return Plan((*pieces, Part(slack.name, *slack.fixed)), demand.known, slack.name)
 
 
 def _held(setup: Setup) -> list[Part]:
@@ -97,9 +100,7 @@ def _held(setup: Setup) -> list[Part]:
     return [_sure("base", base), _sure("adapters", adapters), _sure("optimiser", optimiser)]
 
 
-def _update(
-    setup: Setup, least: MicroBatch, expected: MicroBatch, most: MicroBatch
-) -> list[Part]:
+def _update(setup: Setup, least: MicroBatch, expected: MicroBatch, most: MicroBatch) -> list[Part]:
     decoder = setup.decoder
     widest = [activations(decoder, part) for part in (least, expected, most)]
     rows = [0] * 3
@@ -116,7 +117,7 @@ def _rollout(setup: Setup, prompt: int) -> list[Part]:
     size, new = COMPUTED_IN[setup.precision], setup.max_new_tokens
     shape, rows = setup.shape, setup.generated
     kept = cache_bytes(shape, size, rows=rows, prompt=prompt, new=new)
-    read = prefill_bytes(shape, size, rows=rows, prompt=prompt)
+    read = prefill_bytes(shape, size, rows=rows, prompt=prompt, fused=setup.cuda)
     drawn = 2 * 4 * rows * shape.vocab
     parts = [_sure("KV cache", kept), _sure("activations", read), _sure("logits", drawn)]
     unpacks = setup.precision == "nf4"

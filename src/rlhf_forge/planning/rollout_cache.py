@@ -22,12 +22,13 @@ def cache_bytes(shape: Shape, size: int, *, rows: int, prompt: int, new: int) ->
     return rows * columns * 2 * (shape.layers + 1) * shape.keys * size
 
 
-def prefill_bytes(shape: Shape, size: int, *, rows: int, prompt: int) -> int:
+def prefill_bytes(shape: Shape, size: int, *, rows: int, prompt: int, fused: bool) -> int:
     """Most that reading ``rows`` prompts at once holds beside the cache; no gradients.
 
-    The gated layer's three wide tensors and the stream's two, or attention's logits and weights.
+    The gated layer's three wide tensors and the stream's two, or attention's logits and weights in
+    float32, which a GPU's fused attention does without.
     """
     tokens = rows * prompt
     gated = size * (3 * shape.inner + 2 * shape.width)
-    attention = 2 * 4 * shape.heads * prompt
+    attention = 0 if fused else 2 * 4 * shape.heads * prompt
     return tokens * max(gated, attention)

@@ -56,7 +56,9 @@ class Shape:
                 tied=bool(config.get("tie_word_embeddings", False)),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"base {base}: its config.json does not say its shape: {error}") from error
+            raise UserError(
+                f"base {base}: its config.json does not say its shape: {error}"
+            ) from error
 
     @property
     def queries(self) -> int:
