@@ -124,7 +124,9 @@ def write(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """The table, in MiB."""
-    table = Table("size", "precision", "rows", "stage", "low", "expected", "high", "measured", "off")
+    table = Table(
+        "size", "precision", "rows", "stage", "low", "expected", "high", "measured", "off"
+    )
     for row in rows:
         predicted, measured = row["predicted"], row["measured"]
         off = predicted["expected"] / measured - 1

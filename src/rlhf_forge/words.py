@@ -44,7 +44,6 @@ USAGE = "\n".join(
         "  python -m rlhf_forge pipeline configs/quickstart",
         "  python -m rlhf_forge fit --config sft.yaml --data.path mine.jsonl",
         "  python -m rlhf_forge chat lightning_logs/quickstart/ppo/artefact",
-        "",
         "COMMAND --help lists the options of a command.",
         "",
     ]

@@ -78,7 +78,10 @@ def test_a_24_gib_preset_fits_24_gib_and_not_12(
 def test_a_command_line_without_a_config_is_told_what_is_missing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert told(["plan"], capsys) == ("plan: no config", "python -m rlhf_forge plan --config sft.yaml")
+    assert told(["plan"], capsys) == (
+        "plan: no config",
+        "python -m rlhf_forge plan --config sft.yaml",
+    )
     error, _ = told(["plan", "--config", "sft.yaml", "--memory", "much"], capsys)
     assert error.startswith("--memory: must be a size such as 12GiB")
 

@@ -38,9 +38,7 @@ SFT = Setup(
     length=10,
     epochs=1,
 )
-PPO = replace(
-    SFT, stage="ppo", roles=Roles(2, 2), generated=64, max_length=512, max_new_tokens=256
-)
+PPO = replace(SFT, stage="ppo", roles=Roles(2, 2), generated=64, max_length=512, max_new_tokens=256)
 
 
 def planned(setup: Setup) -> Plan:
@@ -85,7 +83,7 @@ def test_the_change_that_is_named_makes_it_fit_and_is_one_key(setup: Setup, memo
 
 def test_the_key_is_called_as_the_stage_calls_it() -> None:
     sft = one_change(SFT, planned, 12 * GIB)
-    ppo = one_change(PPO, planned, 12 * GIB)
+    ppo = one_change(replace(PPO, micro_batch_tokens=4096), planned, 12 * GIB)
     assert sft is not None
     assert ppo is not None
     assert list(sft.keys) == ["model.init_args.micro_batch_tokens"]
