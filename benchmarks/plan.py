@@ -2,9 +2,9 @@
 
     python benchmarks/plan.py --cases 31M:fp32:32 31M:bf16:64
 
-A case is SIZE:PRECISION:ROWS, ROWS of a step being its memory. SFT, reward and PPO are run in turn by
-`fit`, each in a process of its own, four steps each; both numbers are those that `fit` keeps in
-provenance.json. Prints a table and writes benchmarks/results/plan.json.
+A case is SIZE:PRECISION:ROWS. SFT, reward and PPO are run in turn by `fit`, each in a process of
+its own, four steps of ROWS rows each; both numbers are those that `fit` keeps in provenance.json.
+Prints a table and writes benchmarks/results/plan.json.
 """
 
 import argparse
