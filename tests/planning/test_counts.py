@@ -1,6 +1,7 @@
 """The arithmetic, held against what the code really allocates."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def shape() -> Shape:
 
 
 def decoder(*, recomputes: bool = False) -> Decoder:
-    return Decoder(shape(), LORA.r, size=4, packs=True, recomputes=recomputes)
+    return Decoder(shape(), LORA.r, size=4, packs=True, recomputes=recomputes, fused=False)
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -118,6 +119,14 @@ def test_fewer_tokens_and_recomputing_never_need_more() -> None:
     small, large = (MicroBatch.packed([Row(50, 20)] * n) for n in (4, 8))
     assert activations(decoder(), small) < activations(decoder(), large)
     assert activations(decoder(recomputes=True), large) < activations(decoder(), large)
+
+
+def test_only_attention_that_is_not_fused_grows_with_the_square_of_a_row() -> None:
+    stock = replace(decoder(), packs=False)
+    short, long = (MicroBatch.padded([Row(n, n)] * (1024 // n)) for n in (64, 512))
+    fused = replace(stock, fused=True)
+    assert activations(fused, short) == activations(fused, long)
+    assert activations(stock, short) < activations(stock, long)
 
 
 def test_a_config_without_a_shape_is_refused_by_the_name_of_the_base() -> None:

@@ -27,6 +27,7 @@ class Decoder:
             decoder keeps more.
         recomputes: Whether layers are computed once more in the backward: then each keeps its input
             alone.
+        fused: Whether attention keeps no weights, and computes them again: on a GPU.
     """
 
     shape: Shape
@@ -34,6 +35,7 @@ class Decoder:
     size: int
     packs: bool
     recomputes: bool
+    fused: bool
 
 
 def attention_kept(decoder: Decoder, part: MicroBatch) -> int:
@@ -48,7 +50,9 @@ def attention_kept(decoder: Decoder, part: MicroBatch) -> int:
         return decoder.size * (part.tokens * numbers + weights) + FLOAT32 * part.tokens
     # The norm keeps a float32 copy of its input, attention its output beside what goes on.
     norm = FLOAT32 * shape.width if decoder.size < FLOAT32 else 0
-    return part.tokens * (decoder.size * (numbers + shape.queries) + norm)
+    # The plain softmax is in float32, and cast.
+    weights = 0 if decoder.fused else (FLOAT32 + decoder.size) * shape.heads * part.squares
+    return part.tokens * (decoder.size * (numbers + shape.queries) + norm) + weights
 
 
 def mlp_kept(decoder: Decoder, part: MicroBatch, tokens: int) -> int:
@@ -66,12 +70,15 @@ def mlp_kept(decoder: Decoder, part: MicroBatch, tokens: int) -> int:
 def backward_extra(decoder: Decoder, part: MicroBatch, tokens: int) -> int:
     """What the backward of one layer needs beside what is kept: 4 f + 2 d a token, at its widest.
 
-    Attention's gradients of the weights and of the logits come when the layer's gated part is free
-    again.
+    Attention's gradients of the weights and of the logits, of one block at a time, come when the
+    gated part, 3 f, is free again: they are more only where rows are long.
     """
     shape = decoder.shape
     gated = tokens * (4 * shape.inner + 2 * shape.width)
-    return decoder.size * gated
+    if decoder.fused:
+        return decoder.size * gated
+    attention = 2 * shape.heads * part.largest - 3 * shape.inner * tokens
+    return decoder.size * max(gated, attention)
 
 
 def activations(decoder: Decoder, part: MicroBatch) -> int:

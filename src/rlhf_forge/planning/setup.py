@@ -58,7 +58,7 @@ class Setup:
     def decoder(self) -> Decoder:
         """How its layers are computed."""
         size = COMPUTED_IN[self.precision]
-        return Decoder(self.shape, self.rank, size, self.packs, self.recomputes)
+        return Decoder(self.shape, self.rank, size, self.packs, self.recomputes, fused=self.cuda)
 
 
 def setup_of(config: Any, shape: Shape, *, stage: str, cuda: bool, packs: bool) -> Setup:
