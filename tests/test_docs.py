@@ -21,7 +21,7 @@ from rlhf_forge.data.formats import FORMATS
 from rlhf_forge.data.loading import records_of
 from rlhf_forge.errors import UserError
 from rlhf_forge.parsing import parsed_call
-from rlhf_forge.words import COMMANDS, STAGES, form_of
+from rlhf_forge.words import COMMANDS, PLAN, STAGES, form_of
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "rlhf_forge"
@@ -167,6 +167,11 @@ def test_a_command_on_a_page_parses(words: list[str]) -> None:
     if word in {"--help", "-h"}:
         return
     assert word in COMMANDS
+    if word == PLAN:
+        from rlhf_forge.commands.plan import asked_of
+
+        assert asked_of(rest).keys  # those of fit, which are parsed with the lines of fit
+        return
     name, rest = form_of(word, rest)
     function = getattr(import_module(f"rlhf_forge.commands.{name}"), name)
 
@@ -191,7 +196,11 @@ def overlays(page: Path) -> Iterator[tuple[str, str]]:
 
 
 def stage_lines() -> list[list[str]]:
-    return [words[1:] for words in our_commands() if words and words[0] in STAGES]
+    from rlhf_forge.commands.plan import asked_of
+
+    lines = [words for words in our_commands() if words]
+    planned = [asked_of(words[1:]).keys for words in lines if words[0] == PLAN]
+    return [words[1:] for words in lines if words[0] in STAGES] + planned
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rlhf_forge.errors import UserError
-from rlhf_forge.words import COMMANDS, DRY_RUN, STAGES, USAGE, form_of, nearest
+from rlhf_forge.words import COMMANDS, DRY_RUN, PLAN, STAGES, USAGE, form_of, nearest
 
 # What a shell says of a program that SIGPIPE ends.
 BROKEN_PIPE = 141
@@ -69,6 +69,10 @@ def _dispatch(arguments: list[str]) -> int:
     word, *rest = arguments
     if word in STAGES:
         return _run_stage(word, rest)
+    if word == PLAN:
+        from rlhf_forge.commands.plan import plan
+
+        return plan(rest)
     if word in COMMANDS:
         return _run_command(word, rest)
     if word.startswith("-"):

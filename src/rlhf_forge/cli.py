@@ -23,6 +23,7 @@ from rlhf_forge.callbacks.checkpoints import (
     require_same_run,
 )
 from rlhf_forge.callbacks.guard import DivergenceGuard
+from rlhf_forge.callbacks.peak_memory import PeakMemory
 from rlhf_forge.callbacks.predictions import PREDICTIONS
 from rlhf_forge.callbacks.stopping import CleanStop
 from rlhf_forge.callbacks.strategy import SharedRows
@@ -33,6 +34,9 @@ from rlhf_forge.modules.calibration import require_enough_held_out
 from rlhf_forge.modules.roles import expected_of
 from rlhf_forge.parsed_stage import ParsedStage
 from rlhf_forge.parsing import first_line
+from rlhf_forge.planning.device import memory_available
+from rlhf_forge.planning.look import look_at, require_fits
+from rlhf_forge.planning.telling import hint_of, verdict_line, where_of
 from rlhf_forge.preflight import (
     fitting_parents,
     look_at_card,
@@ -169,8 +173,13 @@ class ForgeCLI(ParsedStage):
         if config.trainer.fast_dev_run:
             return
         require_place(self.folder)
-        if checkpoint is None or self.folder.resolve() not in Path(checkpoint).resolve().parents:
+        own = checkpoint is not None and (
+            self.folder.resolve() in Path(checkpoint).resolve().parents
+        )
+        if not own:
             self._require_all_it_needs()  # before anything is moved
+        planned = self._planned()
+        if not own:
             rank_zero_only(set_aside)(self.folder)
         watch = None if config.watch is None else Watch(WatchSettings(**config.watch))
         kept = self.kept_best()
@@ -183,7 +192,25 @@ class ForgeCLI(ParsedStage):
             IterationCheckpoint(every, keep, self.dependencies),
             ArtefactWriter(self.fingerprint, best),
             CleanStop(),
+            *([] if planned is None else [PeakMemory(planned)]),
         ]
+
+    def _planned(self) -> dict[str, int] | None:
+        """Tell what memory the run will take, in bytes too; None for a base of unknown shape.
+
+        Raises:
+            UserError: If it cannot fit.
+        """
+        self.datamodule.setup("fit")
+        try:
+            look = look_at(self.config, stage=self.stage, data=self.datamodule)
+        except UserError as unknown:
+            _tell(f"memory: not planned: {unknown}")
+            return None
+        available = memory_available(look.device)
+        require_fits(look.plan, available, lambda: hint_of(look, available))
+        _tell(f"memory: {verdict_line(look.plan, available, where_of(look))}")
+        return look.plan.comparable(cuda=look.setup.cuda)
 
     def _require_all_it_needs(self) -> None:
         """Refuse data and parents that the run could not use.

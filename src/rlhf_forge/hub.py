@@ -7,7 +7,8 @@ from pathlib import Path
 from rlhf_forge.errors import UserError
 
 PACKAGE_PREFIX = "package:"
-TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "chat_template*", "config.json"]
+CONFIG = "config.json"
+TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "chat_template*", CONFIG]
 # Mistral's repositories hold a second copy of every weight under this name.
 SECOND_COPIES = ["consolidated*"]
 HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
@@ -49,6 +50,28 @@ def base_here(name: str) -> str:
             f"base {name}: not on this machine",
             hint=f"`hf download {name}`; fit without --dry-run downloads it too",
         ) from None
+
+
+def config_folder(name: str) -> tuple[Path, bool]:
+    """Folder with config.json of the base called ``name``, and whether it was fetched just now.
+
+    That of a base that the shipped configs name is in the package. Of another one on the hub that
+    is not here config.json is fetched, and nothing else.
+
+    Raises:
+        UserError: As `base_folder`.
+    """
+    shipped = Path(str(files("rlhf_forge"))) / "bases" / name
+    if re.fullmatch(HUB_NAME, name) and not Path(name).is_dir():
+        if (shipped / CONFIG).is_file():
+            return shipped, False
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(name, CONFIG)
+        if isinstance(cached, str):
+            return Path(cached).parent, False
+        return _from_hub(name, [CONFIG]), True
+    return _folder(name, []), False
 
 
 def tokenizer_folder(name: str) -> Path:

@@ -110,7 +110,7 @@ def read_data(settings: Mapping[str, Any], base: Base | None) -> PreferenceDataM
 
 def longest_of(data: PreferenceDataModule) -> int:
     """Tokens of the longest example."""
-    return max(_length(example) for example in (*data.train.examples, *data.held_out))
+    return max(tokens_of(example) for example in (*data.train.examples, *data.held_out))
 
 
 def fitting_parents(
@@ -259,7 +259,8 @@ def as_size(size: int) -> str:
     return f"{size / 2**10:.0f} KiB"
 
 
-def _length(example: Example) -> int:
+def tokens_of(example: Example) -> int:
+    """Of an example; of a pair those of its longer side."""
     if isinstance(example, PairExample):
         return max(len(example.chosen), len(example.rejected))
     return len(example.tokens)

@@ -13,6 +13,7 @@ COMMANDS = {
     "pipeline": "run all stages of a folder, then evaluate and export",
     "evaluate": "a policy against another; --reward: a reward model's card",
     "inspect-data": "find what is wrong with preference data before training",
+    "plan": "memory and time of a stage, before anything is loaded",
     "report": "one page about a run: what to look at first, curves, samples",
     "export": "write an adapter, or a merged model, for other tools",
     "chat": "talk to a trained policy, also from stdin",
@@ -27,6 +28,8 @@ FORMS = {
     "evaluate": ("--reward", "evaluate_reward"),
     "inspect-data": ("--explain", "explain_rule"),
 }
+# A command that takes the keys of fit behind its own options.
+PLAN = "plan"
 # Behind fit; no key, as it is no part of what a run is.
 DRY_RUN = "--dry-run"
 
@@ -41,7 +44,6 @@ USAGE = "\n".join(
         "  python -m rlhf_forge pipeline configs/quickstart",
         "  python -m rlhf_forge fit --config sft.yaml --data.path mine.jsonl",
         "  python -m rlhf_forge chat lightning_logs/quickstart/ppo/artefact",
-        "",
         "COMMAND --help lists the options of a command.",
         "",
     ]

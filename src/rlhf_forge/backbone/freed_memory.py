@@ -21,3 +21,15 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return all(mallopt(name, ONE_GIBIBYTE) for name in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD))
+
+
+def give_freed_memory_back() -> bool:
+    """Have malloc return what was freed so far; True if it can be told so.
+
+    What a run takes is then seen, though an earlier one ran in the same process.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is None:
+        return False
+    trim(0)
+    return True

@@ -114,7 +114,7 @@ def _groups(own: Sequence[int], shared: Sequence[int]) -> list[list[int]]:
     for whole in (True, False):
         rows = [row for row, length in enumerate(own) if length and (shared[row] == 0) is whole]
         rows.sort(key=lambda row: -own[row])
-        cuts = _cuts([own[row] for row in rows])
+        cuts = block_cuts([own[row] for row in rows])
         groups += [rows[first:last] for first, last in pairwise(cuts)]
     return groups
 
@@ -147,7 +147,7 @@ def _ends(wanted: Tensor) -> list[int]:
     return ends
 
 
-def _cuts(lengths: Sequence[int]) -> list[int]:
+def block_cuts(lengths: Sequence[int]) -> list[int]:
     """Where blocks begin and end, of rows by falling length: least padding and `BLOCK_COST`."""
     costs, ends = [0] * (len(lengths) + 1), [0] * len(lengths)
     for start in reversed(range(len(lengths))):

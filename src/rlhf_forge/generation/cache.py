@@ -12,6 +12,13 @@ from transformers import PretrainedConfig
 COLUMNS = 64
 
 
+def columns_for(wanted: int, held: int) -> int:
+    """Columns that are allotted where ``wanted`` are needed and ``held`` are there."""
+    if wanted <= held:
+        return held
+    return -(-max(wanted, held * 3 // 2) // COLUMNS) * COLUMNS
+
+
 class SlotCache:
     """Keys and values by slot and position: a token at position p of a row lies in column p.
 
@@ -51,8 +58,7 @@ class SlotCache:
         """Make room for so many positions; what is held stays."""
         if columns <= self.columns:
             return
-        wanted = max(columns, self.columns * 3 // 2)
-        self.columns = -(-wanted // COLUMNS) * COLUMNS
+        self.columns = columns_for(columns, self.columns)
         for number, (keys, values) in enumerate(self._layers):
             more = (0, 0, 0, self.columns - keys.shape[2])
             self._layers[number] = (F.pad(keys, more), F.pad(values, more))

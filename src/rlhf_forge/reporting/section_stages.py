@@ -78,10 +78,23 @@ def resources(report: Report) -> Iterator[Markup]:
         for stage in report.stages
     ]
     yield table(columns, rows, caption="seconds; those of the phases added up over all iterations")
+    memory = [row for stage in report.stages if (row := _memory(stage)) is not None]
+    if memory:
+        columns = ["stage", "low", "expected", "high", "measured"]
+        yield table(columns, memory, caption="peak memory in MiB, as planned and as measured")
     if "peak_rss_mib" in summary:
         yield facts({"peak memory of the process, MiB": summary["peak_rss_mib"]})
     else:
         yield prose("Peak memory is not known: the pipeline writes it into summary.json.")
+
+
+def _memory(stage: Stage) -> list[Any] | None:
+    """Of one stage; None if its run kept nothing of it."""
+    kept = (stage.provenance or {}).get("memory")
+    if kept is None:
+        return None
+    sizes = [*(kept["predicted"][name] for name in ("low", "expected", "high")), kept["measured"]]
+    return [stage.name, *(None if size is None else round(size / 2**20) for size in sizes)]
 
 
 def _row(stage: Stage) -> list[Any]:

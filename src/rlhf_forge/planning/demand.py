@@ -1,0 +1,117 @@
+"""The rows of a run's steps: from its data where they are known, else as long as they may be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from rlhf_forge.data.collate import micro_batches
+from rlhf_forge.data.stream import Stream
+from rlhf_forge.data.tokenize import DemonstrationExample, Example, PairExample
+from rlhf_forge.planning.activations import activations
+from rlhf_forge.planning.micro_batch import MicroBatch, Row
+from rlhf_forge.planning.setup import PAIRED, Setup
+
+# Rows that are cut together: one, or both sides of a pair.
+Item = tuple[Row, ...]
+# Steps of the run that are looked at.
+MOST_STEPS = 32
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Examples of single steps.
+
+    Attributes:
+        steps: As the run will meet them, in its order.
+        longest: The batch_size longest examples: no step is worse.
+        prompt: Tokens of the longest prompt.
+        known: Whether they are of the data, not of the limits in the config.
+    """
+
+    steps: tuple[tuple[Item, ...], ...]
+    longest: tuple[Item, ...]
+    prompt: int
+    known: bool
+
+
+def demand_of_limits(setup: Setup) -> Demand:
+    """Every example as long as data.max_length lets it be, every response as max_new_tokens."""
+    item = _item(setup, setup.max_length)
+    step = (item,) * setup.batch_size * setup.each
+    return Demand((step,), step, setup.max_length, known=False)
+
+
+def demand_of(setup: Setup, examples: Sequence[Example], stream: Stream) -> Demand:
+    """The first steps of a run, as its stream gives them.
+
+    Args:
+        setup: Of the run.
+        examples: It is trained on.
+        stream: From its start.
+    """
+    items = [item_of(setup, example) for example in examples]
+    number = min(setup.length, MOST_STEPS)
+    steps = tuple(
+        tuple(items[at] for _, at in batch for _ in range(setup.each))
+        for batch in islice(stream, number)
+    )
+    longest = sorted(items, key=_length, reverse=True)[: setup.batch_size]
+    rows = tuple(item for item in longest for _ in range(setup.each))
+    return Demand(steps, rows, prompt=max(map(_prompt, examples)), known=True)
+
+
+def item_of(setup: Setup, example: Example) -> Item:
+    """The rows that one example becomes."""
+    if isinstance(example, PairExample):
+        sides = ((example.chosen, example.chosen_response),)
+        sides += ((example.rejected, example.rejected_response),)
+        return tuple(_row(len(tokens), mask, setup) for tokens, mask in sides)
+    if isinstance(example, DemonstrationExample):
+        return (_row(len(example.tokens), example.targets, setup),)
+    return _item(setup, len(example.tokens))
+
+
+def parts_of(setup: Setup, step: Sequence[Item]) -> list[MicroBatch]:
+    """The micro-batches that a step is cut into."""
+    minibatches = [
+        step[first : first + setup.minibatch_size]
+        for first in range(0, len(step), setup.minibatch_size)
+    ]
+    budget = setup.micro_batch_tokens // (2 if setup.stage in PAIRED else 1)
+    make = MicroBatch.packed if setup.packs else MicroBatch.padded
+    return [
+        make([*chain.from_iterable(items[place] for place in cut)])
+        for items in minibatches
+        for cut in micro_batches(
+            [_length(item) for item in items], max_tokens=max(1, budget), pads=not setup.packs
+        )
+    ]
+
+
+def heaviest(setup: Setup, step: Sequence[Item]) -> MicroBatch:
+    """The micro-batch of a step that needs most memory."""
+    return max(parts_of(setup, step), key=lambda part: activations(setup.decoder, part))
+
+
+def _item(setup: Setup, length: int) -> Item:
+    if setup.stage == "ppo":
+        return (Row(length + setup.max_new_tokens, setup.max_new_tokens),)
+    row = Row(length, 1 if setup.stage == "reward" else length)
+    return (row, row) if setup.stage in PAIRED else (row,)
+
+
+def _row(length: int, asked: Sequence[bool], setup: Setup) -> Row:
+    return Row(length, 1 if setup.stage == "reward" else sum(asked))
+
+
+def _length(item: Item) -> int:
+    return max(row.length for row in item)
+
+
+def _prompt(example: Example) -> int:
+    """Tokens before the first that is asked for."""
+    if isinstance(example, PairExample):
+        return example.chosen_response.index(True) if any(example.chosen_response) else 0
+    if isinstance(example, DemonstrationExample):
+        return example.targets.index(True) if any(example.targets) else 0
+    return len(example.tokens)

@@ -1,0 +1,107 @@
+"""From a parsed stage to its plan: nothing is loaded but config.json of its base."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlhf_forge.errors import UserError
+from rlhf_forge.functional.products import has_bf16_units
+from rlhf_forge.hub import config_folder
+from rlhf_forge.planning.demand import Demand, demand_of, demand_of_limits
+from rlhf_forge.planning.plan import Plan, plan_of
+from rlhf_forge.planning.setup import Setup, setup_of
+from rlhf_forge.planning.shape import Shape
+from rlhf_forge.planning.sizes import gib
+
+CPUS = ("cpu",)
+# What `rlhf_forge.backbone.packed_decoder` can pack.
+PACKED_MODELS = frozenset({"mistral", "llama"})
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known of a stage before it starts.
+
+    Attributes:
+        setup: Of its config.
+        demand: Rows of its steps.
+        folder: Where the base's config.json lies.
+    """
+
+    setup: Setup
+    demand: Demand
+    folder: Path
+
+    @property
+    def plan(self) -> Plan:
+        """Its peak memory."""
+        return plan_of(self.setup, self.demand)
+
+    @property
+    def device(self) -> torch.device:
+        """That it runs on."""
+        return torch.device("cuda" if self.setup.cuda else "cpu")
+
+    def planned(self, setup: Setup) -> Plan:
+        """The plan of the same rows under another setup."""
+        return plan_of(setup, self.demand)
+
+
+def look_at(config: Any, *, stage: str, data: Any = None, cuda: bool | None = None) -> Look:
+    """Look at a stage.
+
+    Args:
+        config: As parsed.
+        stage: sft, reward, dpo or ppo.
+        data: Its data module, set up; None: every row is as long as the config lets it be.
+        cuda: Whether it runs on a GPU; None: as Lightning will choose here.
+
+    Raises:
+        UserError: If the base's shape is not to be had.
+    """
+    path = str(config.model.init_args.backbone.path)
+    folder, fetched = config_folder(path)
+    if fetched:
+        sys.stderr.write(f"base {path}: its config.json alone was fetched from the hub\n")
+    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    shape = Shape.of(told, path)
+    cuda = _on_gpu(config.trainer.accelerator) if cuda is None else cuda
+    precision = config.model.init_args.backbone.precision
+    packs = not cuda and _packs(told, precision)
+    setup = setup_of(config, shape, stage=stage, cuda=cuda, packs=packs)
+    if data is None:
+        return Look(setup, demand_of_limits(setup), folder)
+    return Look(setup, demand_of(setup, data.train.examples, data.stream()), folder)
+
+
+def _on_gpu(accelerator: object) -> bool:
+    return accelerator not in CPUS and torch.cuda.is_available()
+
+
+def _packs(told: dict[str, Any], precision: str) -> bool:
+    """As `rlhf_forge.backbone.packed_decoder.can_pack` will say of the loaded model."""
+    return (
+        told.get("model_type") in PACKED_MODELS
+        and told.get("hidden_act", "silu") == "silu"
+        and told.get("sliding_window") is None
+        and (precision == "fp32" or has_bf16_units("cpu"))
+    )
+
+
+def require_fits(plan: Plan, available: int, hint: Callable[[], str]) -> None:
+    """Refuse what cannot fit.
+
+    Raises:
+        UserError: If not even the smallest step does.
+    """
+    if plan.low > available:
+        raise UserError(
+            f"memory: the run needs {gib(plan.low)} at least and {gib(plan.expected)} as planned, "
+            f"and {gib(available)} are free",
+            hint=hint(),
+        )

@@ -1,0 +1,136 @@
+"""The verdict, and the one key to change."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from rlhf_forge.errors import UserError
+from rlhf_forge.planning.demand import demand_of_limits, parts_of
+from rlhf_forge.planning.duration import duration_of
+from rlhf_forge.planning.look import require_fits
+from rlhf_forge.planning.plan import Part, Plan, plan_of
+from rlhf_forge.planning.setup import Setup
+from rlhf_forge.planning.shape import Shape
+from rlhf_forge.planning.sizes import bytes_of, gib
+from rlhf_forge.planning.speed import Speed
+from rlhf_forge.planning.verdict import one_change, several_changes, word_of
+from rlhf_forge.planning.weights import Roles
+
+GIB = 2**30
+MISTRAL = Shape(4096, 32, 32, 8, 128, 14336, 32768, tied=False)
+SFT = Setup(
+    stage="sft",
+    shape=MISTRAL,
+    precision="nf4",
+    rank=16,
+    recomputes=True,
+    cuda=True,
+    packs=False,
+    roles=Roles(1, 0),
+    batch_size=16,
+    each=1,
+    minibatch_size=16,
+    micro_batch_tokens=8192,
+    max_length=1024,
+    max_new_tokens=64,
+    generated=0,
+    length=10,
+    epochs=1,
+)
+PPO = replace(SFT, stage="ppo", roles=Roles(2, 2), generated=64, max_length=512, max_new_tokens=256)
+
+
+def planned(setup: Setup) -> Plan:
+    return plan_of(setup, demand_of_limits(setup))
+
+
+def some(low: int, expected: int, high: int) -> Plan:
+    return Plan((Part("base", low, expected, high),), known=True, context="")
+
+
+def test_it_fits_only_if_the_worst_step_does() -> None:
+    plan = some(1, 2, 3)
+    assert [word_of(plan, free) for free in (3, 2, 1)] == ["fits", "tight", "does not fit"]
+
+
+def test_only_what_cannot_fit_at_all_is_refused() -> None:
+    require_fits(some(1, 2, 3), 1, lambda: "")
+    with pytest.raises(UserError, match=r"memory: the run needs .* are free") as caught:
+        require_fits(some(2, 2, 3), 1, lambda: "change: --x 1")
+    assert caught.value.hint == "change: --x 1"
+
+
+def test_mistral_7b_in_four_bit_has_the_bytes_of_its_card() -> None:
+    assert MISTRAL.linear_weights + MISTRAL.other_weights == 7_248_023_552
+    base = planned(SFT).parts[0]
+    assert base.name == "base"
+    assert 3.8 * GIB < base.expected < 4.0 * GIB
+
+
+@pytest.mark.parametrize("setup", [SFT, PPO])
+@pytest.mark.parametrize("memory", [12 * GIB, 9 * GIB])
+def test_the_change_that_is_named_makes_it_fit_and_is_one_key(setup: Setup, memory: int) -> None:
+    assert word_of(planned(setup), memory) != "fits"
+    change = one_change(setup, planned, memory)
+    if change is None:
+        change = several_changes(setup, planned, memory)
+    else:
+        assert len(change.keys) == 1
+    assert change is not None
+    assert word_of(planned(change.setup), memory) == "fits"
+
+
+def test_the_key_is_called_as_the_stage_calls_it() -> None:
+    sft = one_change(SFT, planned, 12 * GIB)
+    ppo = one_change(replace(PPO, micro_batch_tokens=4096), planned, 12 * GIB)
+    assert sft is not None
+    assert ppo is not None
+    assert list(sft.keys) == ["model.init_args.micro_batch_tokens"]
+    assert list(ppo.keys) == ["model.init_args.rollout.max_rows"]
+
+
+def test_nothing_is_proposed_where_nothing_fits() -> None:
+    assert several_changes(PPO, planned, GIB) is None
+
+
+def test_a_pair_takes_two_rows_of_the_budget() -> None:
+    reward = replace(SFT, stage="reward")
+    [step] = demand_of_limits(reward).steps
+    assert [part.tokens for part in parts_of(reward, step)] == [8192] * 4
+    assert [part.wanted for part in parts_of(reward, step)] == [8] * 4
+
+
+def test_twice_the_steps_take_twice_as_long_at_the_same_rate() -> None:
+    speed = Speed(forward=1e-6, both=3e-6, logit=1e-12, step=1e-4)
+    found = partial(duration_of, demand=demand_of_limits(PPO), speed=speed)
+    once, twice = found(PPO), found(replace(PPO, length=20))
+    assert twice.hours == pytest.approx(2 * once.hours)
+    assert twice.tokens_per_second == pytest.approx(once.tokens_per_second)
+
+
+def test_an_sft_step_takes_what_its_layers_and_logits_take() -> None:
+    speed = Speed(forward=1e-6, both=3e-6, logit=1e-12, step=0.0)
+    tokens = 16 * 1024
+    seconds = tokens * (32 * 4e-6 + 32768 * 1e-12)  # forward once more for the backward
+    found = duration_of(SFT, demand_of_limits(SFT), speed)
+    assert found.tokens_per_second == pytest.approx(tokens / seconds)
+    assert found.hours == pytest.approx(10 * seconds / 3600)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("12GiB", 12 * GIB), ("1.5 GB", 1_500_000_000), ("512MiB", 2**29)]
+)
+def test_a_size_is_read_as_it_is_written(text: str, size: int) -> None:
+    assert bytes_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["12", "", "GiB", "-1GiB", "0GiB", "12 gigs"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--memory: must be a size such as 12GiB"):
+        bytes_of(text)
+
+
+def test_sizes_are_told_in_binary_units() -> None:
+    assert gib(12 * GIB) == "12.0 GiB"
+    assert gib(50 * 2**20) == "50 MiB"
