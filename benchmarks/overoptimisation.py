@@ -62,9 +62,9 @@ RUNS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
 # Evaluations behind gold's peak within which an alarm is in time, and gold that may be lost.
 IN_TIME, LOST = 2, 0.1
 # The plain alarm: nats of KL beyond which it speaks.
-MOST_KL = 2.5
+MOST_KL = 2.0
 # The spread of two members of an ensemble has grown to this many times that of the start.
-MORE_SPREAD = 1.25
+MORE_SPREAD = 1.3
 ALARMS = {
     "same": "judge of the same kind",
     "other": "judge of the other kind",
@@ -134,12 +134,14 @@ def _tells_of_judge(readings: Sequence[Reading]) -> bool:
 
 
 def kept_at(run: Run, alarm: str) -> int:
-    """The reading whose state would be the artefact."""
+    """The reading whose state would be the artefact of a run that stops when the alarm speaks."""
+    spoke = spoke_at(run, alarm)
+    seen = slice(None if spoke is None else spoke + 1)
     if alarm in run.judges:
-        readings = run.as_judged(alarm)
+        readings = run.as_judged(alarm)[seen]
         return readings.index(kept_by_judge(readings))
-    # One that has no score of its own: the best by the reward until it speaks.
-    before = range(len(run.readings))[: spoke_at(run, alarm)]
+    # One that has no score of its own: the best by the reward before it speaks.
+    before = range(len(run.readings))[:spoke]
     return max(before, key=lambda at: run.readings[at].score, default=0)
 
 
@@ -246,9 +248,10 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         "held-out prompts; the file's first lines say how. *In time*: the alarm first speaks "
         f"behind gold's peak, and at most {IN_TIME} readings behind it. *Within {LOST:g}*: the "
         f"state that it would keep has a gold at most {LOST:g} below the best. *Silent*: it says "
-        "nothing in a healthy run. The alarm of a judge is the watch's own. An alarm without a "
-        "score of its own keeps the best by the reward until it speaks. *Gold lost*: how much "
-        "worse than gold the state is that the alarm keeps.",
+        "nothing in a healthy run. The alarm of a judge is the watch's own, with `watch.action: "
+        "stop`: of the readings until it speaks the best by the judge is kept. An alarm without a "
+        "score of its own keeps the best by the reward before it speaks. *Gold lost*: how much "
+        "worse the kept state is than the best of the whole run.",
         "",
     ]
     if not rows:

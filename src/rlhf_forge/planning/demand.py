@@ -63,9 +63,9 @@ def demand_of(setup: Setup, examples: Sequence[Example], stream: Stream) -> Dema
 def item_of(setup: Setup, example: Example) -> Item:
     """The rows that one example becomes."""
     if isinstance(example, PairExample):
-        sides = ((example.chosen, example.chosen_response),)
-        sides += ((example.rejected, example.rejected_response),)
-        return tuple(_row(len(tokens), mask, setup) for tokens, mask in sides)
+        alike = _alike(example) if setup.packs else 0
+        chosen = _row(len(example.chosen), example.chosen_response, setup)
+        return chosen, _row(len(example.rejected) - alike, example.rejected_response, setup)
     if isinstance(example, DemonstrationExample):
         return (_row(len(example.tokens), example.targets, setup),)
     return _item(setup, len(example.tokens))
@@ -77,13 +77,14 @@ def parts_of(setup: Setup, step: Sequence[Item]) -> list[MicroBatch]:
         step[first : first + setup.minibatch_size]
         for first in range(0, len(step), setup.minibatch_size)
     ]
-    budget = setup.micro_batch_tokens // (2 if setup.stage in PAIRED else 1)
     make = MicroBatch.packed if setup.packs else MicroBatch.padded
     return [
         make([*chain.from_iterable(items[place] for place in cut)])
         for items in minibatches
         for cut in micro_batches(
-            [_length(item) for item in items], max_tokens=max(1, budget), pads=not setup.packs
+            [_cost(setup, item) for item in items],
+            max_tokens=setup.micro_batch_tokens,
+            pads=not setup.packs,
         )
     ]
 
@@ -106,6 +107,18 @@ def _row(length: int, asked: Sequence[bool], setup: Setup) -> Row:
 
 def _length(item: Item) -> int:
     return max(row.length for row in item)
+
+
+def _cost(setup: Setup, item: Item) -> int:
+    """Tokens, as a step's rows are cut by."""
+    return sum(row.length for row in item) if setup.packs else len(item) * _length(item)
+
+
+def _alike(pair: PairExample) -> int:
+    """Tokens that both sides begin with, which are packed once."""
+    sides = enumerate(zip(pair.chosen, pair.rejected, strict=False))
+    shorter = min(len(pair.chosen), len(pair.rejected))
+    return next((at for at, (one, other) in sides if one != other), shorter)
 
 
 def _prompt(example: Example) -> int:
