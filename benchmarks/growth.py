@@ -19,13 +19,13 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from growth_work import SIZES, WORK
+from growth_work import SHARED, SIZES, WORK
 from quickstart import commit
 
 ROOT = Path(__file__).parents[1]
@@ -33,21 +33,24 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 STARTS = {
     "import rlhf_forge": ["-c", "import rlhf_forge"],
-    "rlhf_forge --help": ["-m", "rlhf_forge", "--help"],
-    "rlhf_forge fit --help": ["-m", "rlhf_forge", "fit", "--help"],
+    "python -m rlhf_forge --help": ["-m", "rlhf_forge", "--help"],
+    "python -m rlhf_forge export --help": ["-m", "rlhf_forge", "export", "--help"],
 }
 MILLION = "a million pairs"
 PIECES = (*SIZES, "start", MILLION)
 # What is to be seen of each: the exponent, and where it is not 1 or 0 why.
 WORDS = {
-    "batch": "rows of an SFT step; micro-batches of 1,024 tokens: time linear, memory flat",
-    "response": "tokens generated for 8 prompts of 32 tokens, and learnt from: attention's part is "
-    "quadratic, and small here, where the rest is linear",
-    "pairs": "pairs read, rendered, tokenised and held: both linear",
-    "adapters": "roles on one base; each has its turn over the same 8 rows: both linear, memory "
-    "with a constant below it, which is the base",
-    "vocabulary": "of the base, in an SFT step: the head's part is linear in time, the layers' "
-    "does not grow; memory is that of the embeddings, as logits are never all held",
+    "batch": "rows of an SFT step. Time is to be linear, and is but for what a step costs whatever "
+    "its size; memory is to be flat, that of one micro-batch of 1,024 tokens, and from 16 rows on "
+    "grows with the rows' own tokens only",
+    "response": "tokens generated for 8 prompts of 32 tokens, and learnt from. Linear, with a part "
+    "above it: each token looks at all before it, so attention is quadratic; of memory the base "
+    "and the adapters' start are most, and do not grow",
+    "pairs": "pairs read, rendered, tokenised and held. Both are to be linear",
+    "adapters": "roles on one base; each has its turn over the same 8 rows. Time is linear; memory "
+    "is the base, which is there once, and a little for each",
+    "vocabulary": "of the base, in an SFT step. Below linear, as layers do not know of it: the "
+    "output embedding's products and the embeddings alone grow; logits are never all held",
 }
 
 
@@ -84,10 +87,10 @@ def measured(piece: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The points of a piece."""
     if piece == "start":
         return [started(name, words) for name, words in STARTS.items()]
-    if piece == MILLION:
-        return [million(arguments.pairs // arguments.shrink)]
-    sizes = [max(1, size // arguments.shrink) for size in SIZES[piece]]
-    return [forked(WORK[piece], size) for size in sizes]
+    work, sizes = ("pairs", [arguments.pairs]) if piece == MILLION else (piece, SIZES[piece])
+    for make in SHARED.get(work, ()):
+        make()
+    return [forked(WORK[work], max(1, size // arguments.shrink)) for size in sizes]
 
 
 def forked(work: Callable[[int], Callable[[], object]], size: int) -> dict[str, Any]:
@@ -109,11 +112,13 @@ def forked(work: Callable[[int], Callable[[], object]], size: int) -> dict[str, 
 def _point(work: Callable[[int], Callable[[], object]], size: int, telling: Any) -> None:
     before = memory_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    step = work(size)
-    started = time.process_time()
-    step()
-    seconds = time.process_time() - started
-    telling.send((seconds, memory_mib("VmHWM") - before))
+    with tempfile.TemporaryDirectory() as folder:
+        tempfile.tempdir = folder  # what the work writes goes with it
+        step = work(size)
+        started = time.process_time()
+        step()
+        seconds = time.process_time() - started
+        telling.send((seconds, memory_mib("VmHWM") - before))
 
 
 def memory_mib(name: str) -> float:
@@ -134,18 +139,6 @@ def started(name: str, words: list[str]) -> dict[str, Any]:
     return {"size": name, "cpu_seconds": min(spent)}
 
 
-def million(pairs: int) -> dict[str, Any]:
-    """The large file of inspect_large.py through the loading that `fit` does."""
-    from growth_work import load_pairs
-    from inspect_large import pairs as drawn
-
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "large.jsonl"
-        with path.open("w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in drawn(pairs, seed=0))
-        return forked(lambda _: lambda: load_pairs(path), pairs)
-
-
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     """Slope of the line through the logarithms, by least squares."""
     xs, ys = [math.log(size) for size in sizes], [math.log(max(cost, 1e-9)) for cost in costs]
@@ -159,12 +152,14 @@ def page(found: dict[str, Any]) -> str:
     lines = ["# How cost grows", "", *_introduction(found)]
     for piece in SIZES:
         if piece in found:
-            lines += ["", f"## {piece.capitalize()}", "", f"{WORDS[piece].capitalize()}.", ""]
+            lines += ["", f"## {piece.capitalize()}", "", f"{_sentence(WORDS[piece])}.", ""]
             lines += _table(found[piece]["rows"])
     if "start" in found:
         lines += ["", "## Start", "", "| what | processor seconds |", "|---|---|"]
         lines += [f"| `{r['size']}` | {r['cpu_seconds']:.2f} |" for r in found["start"]["rows"]]
-    if MILLION in found:
+    if MILLION not in found:
+        lines += ["", f"Not measured yet: `--pieces '{MILLION}'`."]
+    else:
         [row] = found[MILLION]["rows"]
         lines += [
             "",
@@ -174,6 +169,10 @@ def page(found: dict[str, Any]) -> str:
             f"its start: {row['cpu_seconds']:.0f} s of processor time, {row['peak_mib']:.0f} MiB.",
         ]
     return "\n".join([*lines, ""])
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def _introduction(found: dict[str, Any]) -> list[str]:

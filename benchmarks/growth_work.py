@@ -1,14 +1,16 @@
 """The work of growth.py: for each piece what one size of it does, made ready and then done."""
 
+import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
+from functools import cache
 from io import StringIO
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 
 import torch
-from inspect_large import pairs
+from inspect_large import BLOCK, pairs
 from transformers import MistralConfig, MistralForCausalLM
 from work import write_tokenizer
 
@@ -87,26 +89,35 @@ def response(size: int) -> Callable[[], object]:
     return work
 
 
-def read(size: int) -> Callable[[], object]:
-    """So many pairs of about 160 words."""
-    import json
+@cache
+def block() -> list[dict[str, str]]:
+    """Pairs of about 160 words, drawn once for all points."""
+    return list(pairs(BLOCK, seed=0))
 
+
+@cache
+def tokenizer() -> TemporaryDirectory[str]:
+    """A folder with a tokenizer, trained once for all points."""
+    folder = TemporaryDirectory()
+    write_tokenizer(Path(folder.name), vocab=4096, rng=random.Random(0))
+    return folder
+
+
+def read(size: int) -> Callable[[], object]:
+    """So many pairs, as `fit` loads them at its start."""
     path = Path(mkdtemp()) / "pairs.jsonl"
     with path.open("w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in pairs(size, seed=0))
-    return lambda: load_pairs(path)
-
-
-def load_pairs(path: Path) -> PreferenceDataModule:
-    """A file of pairs as `fit` loads it."""
-    folder = Path(mkdtemp())
-    write_tokenizer(folder, vocab=4096, rng=random.Random(0))
+        rows = block()[:size] if size <= BLOCK else pairs(size, seed=0)
+        file.writelines(json.dumps(row) + "\n" for row in rows)
     data = PreferenceDataModule(
-        str(path), bad_records="skip", max_length=10**6, tokenizer=str(folder), kind="pairs"
+        str(path), bad_records="skip", max_length=10**6, tokenizer=tokenizer().name, kind="pairs"
     )
-    with redirect_stderr(StringIO()):
-        data.setup("fit")
-    return data
+
+    def work() -> None:
+        with redirect_stderr(StringIO()):
+            data.setup("fit")
+
+    return work
 
 
 def adapters(size: int) -> Callable[[], object]:
@@ -139,3 +150,5 @@ WORK: dict[str, Callable[[int], Callable[[], object]]] = {
     "adapters": adapters,
     "vocabulary": vocabulary,
 }
+# What all points of a piece share; the forks that measure them find it made.
+SHARED: dict[str, Sequence[Callable[[], object]]] = {"pairs": (block, tokenizer)}
