@@ -46,7 +46,9 @@ WORDS = {
     "response": "tokens generated for 8 prompts of 32 tokens, and learnt from. Linear, with a part "
     "above it: each token looks at all before it, so attention is quadratic; of memory the base "
     "and the adapters' start are most, and do not grow",
-    "pairs": "pairs read, rendered, tokenised and held. Both are to be linear",
+    "pairs": "pairs of about 160 words of random letters, many tokens each, read, rendered, "
+    "tokenised and held. Both are to be linear; what is above it is not explained yet: look again "
+    "on a quiet machine, and with more pairs, as a process at its start has some memory to spare",
     "adapters": "roles on one base; each has its turn over the same 8 rows. Time is linear; memory "
     "is the base, which is there once, and a little for each",
     "vocabulary": "of the base, in an SFT step. Below linear, as layers do not know of it: the "
