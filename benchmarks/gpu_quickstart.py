@@ -70,6 +70,8 @@ def smaller(folder: Path) -> Path:
         text = path.read_text()
         for key, value in SMALLER.items():
             text = re.sub(rf"\b{key}: \d+", f"{key}: {value}", text)
+        if path.name == "ppo.yaml":  # two steps make no reward model that its card vouches for
+            text = text.replace("init_args:\n", "init_args:\n    accept_bad_card: true\n", 1)
         path.write_text(text)
     return place
 
