@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from rlhf_forge.toy_world.tokenizer import train_tokenizer
 
@@ -77,12 +77,20 @@ def write_work(size: Size, folder: Path, *, seed: int = 0) -> None:
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def _write_base(size: Size, folder: Path, rng: random.Random) -> list[str]:
-    """Write the model; returns words that are one token each."""
+def write_tokenizer(folder: Path, *, vocab: int, rng: random.Random) -> list[str]:
+    """Write a tokenizer; returns words that are one token each."""
     words = ["".join(parts) for parts in product(SYLLABLES, repeat=2)]
     words += ["".join(parts) for parts in product(SYLLABLES[:20], repeat=3)]
     rng.shuffle(words)
-    tokenizer = train_tokenizer((f" {word}" for word in words), vocab_size=size.vocab)
+    tokenizer = train_tokenizer((f" {word}" for word in words), vocab_size=vocab)
+    tokenizer.save_pretrained(folder)
+    return [word for word in words if f"Ġ{word}" in tokenizer.get_vocab()]
+
+
+def _write_base(size: Size, folder: Path, rng: random.Random) -> list[str]:
+    """Write the model with its tokenizer; returns words that are one token each."""
+    words = write_tokenizer(folder, vocab=size.vocab, rng=rng)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(0)
     config = MistralConfig(
         vocab_size=size.vocab,
@@ -98,5 +106,4 @@ def _write_base(size: Size, folder: Path, rng: random.Random) -> list[str]:
         pad_token_id=tokenizer.pad_token_id,
     )
     MistralForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return [word for word in words if f"Ġ{word}" in tokenizer.get_vocab()]
+    return words

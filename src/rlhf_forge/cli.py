@@ -23,6 +23,7 @@ from rlhf_forge.callbacks.checkpoints import (
     require_same_run,
 )
 from rlhf_forge.callbacks.guard import DivergenceGuard
+from rlhf_forge.callbacks.micro_batch import MicroBatchFinder
 from rlhf_forge.callbacks.peak_memory import PeakMemory
 from rlhf_forge.callbacks.predictions import PREDICTIONS
 from rlhf_forge.callbacks.stopping import CleanStop
@@ -45,7 +46,14 @@ from rlhf_forge.preflight import (
 )
 from rlhf_forge.processes import processes_of, require_startable
 from rlhf_forge.run_folder import find_checkpoint, last_checkpoint, set_aside
-from rlhf_forge.stage_config import class_at, length_of, missing_parents, one_line, parents_of
+from rlhf_forge.stage_config import (
+    class_at,
+    length_of,
+    micro_batch_of,
+    missing_parents,
+    one_line,
+    parents_of,
+)
 from rlhf_forge.watch_settings import WatchSettings
 
 # Said by us, on the right stream.
@@ -185,7 +193,9 @@ class ForgeCLI(ParsedStage):
         kept = self.kept_best()
         best = None if kept is None else BestCheckpoint(kept)
         every, keep = config.checkpoint_every, config.keep_checkpoints
+        size = micro_batch_of(config.model)
         self.trainer.callbacks += [  # type: ignore[attr-defined]
+            *([MicroBatchFinder()] if size == "auto" else []),
             DivergenceGuard(),  # before what is written down
             *([] if watch is None else [watch]),
             *([] if best is None else [best]),

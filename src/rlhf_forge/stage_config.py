@@ -245,6 +245,12 @@ def length_of(model: Any) -> int:
     return int(arguments.get("total_steps") or arguments.get("total_iterations"))
 
 
+def micro_batch_of(model: Any) -> object:
+    """What a parsed model says of micro_batch_tokens; None if its class has no such key."""
+    arguments = model.init_args
+    return (arguments.get("updates") or arguments).get("micro_batch_tokens")
+
+
 def seed_of(seed: object) -> int:
     """The seed of a run: a number, so that the run can be repeated.
 

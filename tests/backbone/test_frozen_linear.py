@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -85,3 +87,15 @@ def test_no_gradient_reaches_a_frozen_weight() -> None:
     frozen_product(x, layer).sum().backward()  # type: ignore[no-untyped-call]
     assert layer.weight.grad is None
     assert layer.bias.grad is None
+
+
+def test_the_input_of_a_4_bit_layer_is_not_kept_for_the_backward() -> None:
+    held = four_bit(nn.Linear(64, 32), torch.float32)
+    source = torch.randn(4, 64).requires_grad_()
+    x = source * 2
+    there = weakref.ref(x)
+    y = frozen_product(x, held)
+    del x
+    assert there() is None
+    y.sum().backward()  # type: ignore[no-untyped-call]
+    assert source.grad is not None

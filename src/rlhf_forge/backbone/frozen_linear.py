@@ -41,14 +41,14 @@ def frozen_product(x: Tensor, linear: nn.Linear) -> Tensor:
 
     Gradients flow to x only.
     """
-    weight = linear.weight
+    weight, dtype = linear.weight, x.dtype
     bias: Tensor | None = linear.bias
     quant_state = getattr(weight, "quant_state", None)
     if quant_state is not None:
         if _is_decode_step(x):
             return _fused_4bit(x, linear, quant_state)
-        y = _unpacked_product(x, lambda: dense_weight(linear, x.dtype))
-    elif x.dtype == torch.bfloat16 and not has_bf16_units(x.device.type):
+        y = _unpacked_product(x, lambda: dense_weight(linear, dtype))  # x in it would be kept
+    elif dtype == torch.bfloat16 and not has_bf16_units(x.device.type):
         y = _unpacked_product(x, lambda: weight)
     else:
         y = F.linear(x, weight)

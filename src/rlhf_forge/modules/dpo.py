@@ -47,7 +47,7 @@ from rlhf_forge.modules.roles import (
     open_backbone,
     template_of,
 )
-from rlhf_forge.modules.settings import OptimizerSettings, require_positive
+from rlhf_forge.modules.settings import MicroBatch, OptimizerSettings, at_first, require_positive
 
 
 class DPOModule(LightningModule):
@@ -69,7 +69,8 @@ class DPOModule(LightningModule):
         label_smoothing: Share of labels taken to be wrong, below 0.5; above 0 for robust, 0 for
             ipo.
         optimizer: Learning rate and schedule.
-        micro_batch_tokens: Padded tokens of one forward and backward: the memory knob.
+        micro_batch_tokens: Padded tokens of one forward and backward: the memory knob; auto: as
+            many as the GPU has room for.
         sampling: How `predict` draws responses; at temperature 0 it takes the likeliest token.
         max_rows: Rows that `predict` generates at once: more is faster and needs more memory.
         seed: Of the policy's start where there is no SFT adapter, and of those responses.
@@ -90,15 +91,13 @@ class DPOModule(LightningModule):
         beta: float = 0.1,
         label_smoothing: float = 0.0,
         optimizer: OptimizerSettings = OptimizerSettings(learning_rate=2e-5),
-        micro_batch_tokens: int = 8192,
+        micro_batch_tokens: MicroBatch = 8192,
         sampling: Sampling = Sampling(),
         max_rows: int = 64,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        require_positive(
-            total_steps=total_steps, micro_batch_tokens=micro_batch_tokens, max_rows=max_rows
-        )
+        require_positive(total_steps=total_steps, max_rows=max_rows)
         self.objective = PreferenceLoss(loss, beta, label_smoothing)
         self.automatic_optimization = False
         self.strict_loading = False
@@ -106,7 +105,7 @@ class DPOModule(LightningModule):
         self.sft, self.reference = sft, reference
         self.total_steps = total_steps
         self.optimizer_settings = optimizer
-        self.micro_batch_tokens = micro_batch_tokens
+        self.micro_batch_tokens = at_first(micro_batch_tokens)
         self.sampling = sampling
         self.max_rows = max_rows
         self.seed = seed

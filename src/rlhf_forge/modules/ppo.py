@@ -127,7 +127,7 @@ class PPOModule(LightningModule):
         self.total_iterations, self.seed = total_iterations, seed
         self.objective, self.update_settings = objective, updates
         self.sampling = Sampling(rollout.temperature, max_new_tokens=rollout.max_new_tokens)
-        self.max_rows, self.micro_batch_tokens = rollout.max_rows, updates.micro_batch_tokens
+        self.max_rows, self.micro_batch_tokens = rollout.max_rows, updates.tokens_at_first
         self.responses_per_prompt = rollout.responses_per_prompt
         self.kl_coef = objective.kl_coef
         self.seconds: dict[str, float] = {}

@@ -34,7 +34,9 @@ from rlhf_forge.modules.roles import (
     template_of,
 )
 from rlhf_forge.modules.settings import (
+    MicroBatch,
     OptimizerSettings,
+    at_first,
     require,
     require_above_zero,
     require_positive,
@@ -67,7 +69,8 @@ class RewardModule(LightningModule):
             weight, to its score. See `rlhf_forge.backbone.scoring.surprise`.
         ensemble: Reward models that are trained together, each with a head of its own start and on
             a bootstrap sample of its own; PPO is given what `objective.ensemble` makes of them.
-        micro_batch_tokens: Padded tokens of one forward and backward: the memory knob.
+        micro_batch_tokens: Padded tokens of one forward and backward: the memory knob; auto: as
+            many as the GPU has room for.
         calibration_samples: Responses of the reference on which scores are centred and scaled; at
             most one a held-out record.
         sampling: How those are drawn: as PPO will.
@@ -92,7 +95,7 @@ class RewardModule(LightningModule):
         soft_labels: bool = False,
         reference_likelihood: bool = False,
         ensemble: int = 1,
-        micro_batch_tokens: int = 8192,
+        micro_batch_tokens: MicroBatch = 8192,
         calibration_samples: int = 256,
         sampling: Sampling = Sampling(),
         max_rows: int = 64,
@@ -102,7 +105,6 @@ class RewardModule(LightningModule):
         super().__init__()
         require_positive(
             total_steps=total_steps,
-            micro_batch_tokens=micro_batch_tokens,
             max_rows=max_rows,
             ensemble=ensemble,
         )
@@ -116,7 +118,7 @@ class RewardModule(LightningModule):
         self.loss = PairLoss(label_smoothing, centering_coef, margin_coef, soft_labels)
         self.reference_likelihood = reference_likelihood
         self.ensemble = ensemble
-        self.micro_batch_tokens = micro_batch_tokens
+        self.micro_batch_tokens = at_first(micro_batch_tokens)
         self.calibration_samples = calibration_samples
         self.sampling = sampling
         self.max_rows = max_rows

@@ -9,6 +9,9 @@ from rlhf_forge.modules.optimisation import Schedule
 
 Advantage = Literal["gae", "rloo", "grpo", "dr_grpo"]
 Aggregation = Literal["token", "sequence", "constant"]
+# Tokens of one forward and backward; auto: what the GPU has room for, found before the first step.
+MicroBatch = int | Literal["auto"]
+UNTIL_FOUND = 8192
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ class UpdateSettings:
             dr_grpo. Those three load no critic, and what is said of it below is not used.
         ppo_epochs: Passes over each rollout.
         minibatch_size: Responses of one optimiser step; divides the rollout.
-        micro_batch_tokens: Padded tokens of one forward and backward: the memory knob.
+        micro_batch_tokens: Padded tokens of one forward and backward: the memory knob; auto: as
+            many as the GPU has room for.
         gamma: Discount per token.
         gae_lambda: From 0 (one step) to 1 (Monte Carlo).
         value_gae_lambda: Of the critic's targets; none: gae_lambda.
@@ -131,7 +135,7 @@ class UpdateSettings:
     advantage: Advantage = "gae"
     ppo_epochs: int = 2
     minibatch_size: int = 32
-    micro_batch_tokens: int = 8192
+    micro_batch_tokens: MicroBatch = 8192
     gamma: float = 1.0
     gae_lambda: float = 0.95
     value_gae_lambda: float | None = None
@@ -152,8 +156,9 @@ class UpdateSettings:
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        for name in ("ppo_epochs", "minibatch_size", "micro_batch_tokens"):
+        for name in ("ppo_epochs", "minibatch_size"):
             require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
+        at_first(self.micro_batch_tokens)
         for name in ("learning_rate", "value_learning_rate", "eps"):
             require_above_zero(**{name: getattr(self, name)})
         for name in ("clip_range", "value_clip_range", "max_grad_norm"):
@@ -172,6 +177,11 @@ class UpdateSettings:
             got = getattr(self, name)
             require(got is None or got > bound, name, f"above {bound}", got)
 
+    @property
+    def tokens_at_first(self) -> int:
+        """What ``micro_batch_tokens`` comes to at the start; see `at_first`."""
+        return at_first(self.micro_batch_tokens)
+
 
 def require_positive(**settings: int) -> None:
     """Refuse counts below 1.
@@ -181,6 +191,18 @@ def require_positive(**settings: int) -> None:
     """
     for name, got in settings.items():
         require(got >= 1, name, "1 or more", got)
+
+
+def at_first(micro_batch_tokens: MicroBatch) -> int:
+    """The size that a module starts with; where it is to be found, one that most machines have.
+
+    Raises:
+        ValueError: If it is below 1.
+    """
+    if micro_batch_tokens == "auto":
+        return UNTIL_FOUND
+    require_positive(micro_batch_tokens=micro_batch_tokens)
+    return micro_batch_tokens
 
 
 def require_a_baseline(advantage: Advantage, responses_per_prompt: int) -> None:

@@ -24,7 +24,7 @@ from rlhf_forge.modules.memory import Cuts, keep_sizes, restore_sizes, within_me
 from rlhf_forge.modules.optimisation import Step, adamw, apply_gradients, step_scheduler
 from rlhf_forge.modules.responses import held_out_answers
 from rlhf_forge.modules.roles import data_of, expected_of, open_backbone, template_of
-from rlhf_forge.modules.settings import OptimizerSettings, require_positive
+from rlhf_forge.modules.settings import MicroBatch, OptimizerSettings, at_first, require_positive
 
 
 class SFTModule(LightningModule):
@@ -36,7 +36,8 @@ class SFTModule(LightningModule):
         backbone: The frozen base and the adapter's shape.
         total_steps: Optimiser steps of the run.
         optimizer: Learning rate and schedule.
-        micro_batch_tokens: Padded tokens of one forward and backward: the memory knob.
+        micro_batch_tokens: Padded tokens of one forward and backward: the memory knob; auto: as
+            many as the GPU has room for.
         sampling: How `predict` draws responses; at temperature 0 it takes the likeliest token.
         max_rows: Rows that `predict` generates at once: more is faster and needs more memory.
         seed: Of the adapter's start.
@@ -52,21 +53,19 @@ class SFTModule(LightningModule):
         backbone: BackboneConfig,
         total_steps: int = 1000,
         optimizer: OptimizerSettings = OptimizerSettings(),
-        micro_batch_tokens: int = 8192,
+        micro_batch_tokens: MicroBatch = 8192,
         sampling: Sampling = Sampling(),
         max_rows: int = 64,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        require_positive(
-            total_steps=total_steps, micro_batch_tokens=micro_batch_tokens, max_rows=max_rows
-        )
+        require_positive(total_steps=total_steps, max_rows=max_rows)
         self.automatic_optimization = False
         self.strict_loading = False
         self.backbone_config = backbone
         self.total_steps = total_steps
         self.optimizer_settings = optimizer
-        self.micro_batch_tokens = micro_batch_tokens
+        self.micro_batch_tokens = at_first(micro_batch_tokens)
         self.sampling = sampling
         self.max_rows = max_rows
         self.seed = seed
