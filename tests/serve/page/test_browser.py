@@ -364,8 +364,8 @@ def test_an_empty_answer_is_shown_as_empty_and_can_be_voted_on(
 
 
 def test_a_stored_answer_without_an_end_comes_back_as_it_was_stored(opened: Opened) -> None:
-    sides = {name: side(f"{name}.", "elsewhere", finish_reason=None) for name in "ab"}
-    opened.store.add(cast(comparison(0, **sides)))
+    a, b = (side(f"{name}.", "elsewhere", finish_reason=None) for name in "ab")
+    opened.store.add(cast(comparison(0, a=a, b=b)))
     opened.open("Bob")
     opened.page.check("input[value=shared]")
     opened.page.click("#start")
