@@ -86,7 +86,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not YAML: not text in UTF-8") from None
     if not isinstance(config, dict):
         kind = "nothing" if config is None else f"a {type(config).__name__}"
-        raise UserError(f"{path}: holds {kind}, where a config has keys: model, data, run")
+        raise UserError(f"{path}: holds {kind}, where a config has keys with values")
     return config
 
 

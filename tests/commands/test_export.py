@@ -1,6 +1,8 @@
 """What other tools get, and what is said about it."""
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,9 +20,11 @@ from rlhf_forge.backbone.merging import merged_copy
 from rlhf_forge.backbone.scoring import score
 from rlhf_forge.backbone.stock import stock_scores
 from rlhf_forge.commands.export import export
+from rlhf_forge.data.records import assistant, user
 from rlhf_forge.errors import UserError
 from tests import tiny
-from tests.tiny_run import write_base, write_run
+from tests.data.go_templates import fill
+from tests.tiny_run import CONTEXT, write_base, write_run
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +171,81 @@ def test_a_broken_artefact_is_refused_and_nothing_is_left_behind(
     with pytest.raises(UserError, match="broken JSON"):
         export(config.parent, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.fixture(scope="module")
+def ollama(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ollama") / "model"
+    assert export(run / "ppo" / "artefact", out, to="ollama") == 0
+    return out
+
+
+def test_ollama_gets_half_precision_weights_and_a_tokenizer_that_begins(ollama: Path) -> None:
+    weights = load_file(ollama / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float16}
+    assert json.loads((ollama / "config.json").read_text())["dtype"] == "float16"
+    tokenizer = json.loads((ollama / "tokenizer_config.json").read_text())
+    assert (tokenizer["add_bos_token"], tokenizer["add_eos_token"]) == (True, False)
+
+
+def test_the_modelfile_has_the_template_and_the_end_of_an_answer(ollama: Path) -> None:
+    text = (ollama / "Modelfile").read_text()
+    template = text.partition('TEMPLATE """')[2].partition('"""')[0]
+    turns = [{"role": "system", "content": "Be brief."}, *user("Hi"), *assistant("Yes?")]
+    assert fill(template, turns[1:2]) == "[INST] Hi[/INST]"
+    whole = [*turns, {"role": "user", "content": "Why?"}]
+    assert fill(template, whole) == "[INST] Be brief.\n\nHi[/INST] Yes?</s>[INST] Why?[/INST]"
+    rest = text.replace(template, "").splitlines()
+    assert [line for line in rest if line.startswith(("FROM", "PARAMETER stop"))] == [
+        "FROM .",
+        'PARAMETER stop "</s>"',
+    ]
+    assert f"PARAMETER num_ctx {CONTEXT}" in rest
+
+
+def test_the_checks_are_what_stock_transformers_answers(ollama: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(ollama, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(ollama)
+    checks = [json.loads(line) for line in (ollama / "check.jsonl").read_text().splitlines()]
+    assert [turn["role"] for check in checks for turn in check["messages"]].count("system") == 1
+    assert len(checks) == 3
+    for check in checks:
+        text = tokenizer.apply_chat_template(check["messages"], tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        made = model.generate(ids, do_sample=False, max_new_tokens=48, pad_token_id=0)
+        answer = tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+        assert str(answer).strip() == check["answer"]
+
+
+def test_the_card_of_a_model_for_ollama_asks_as_it_says(ollama: Path) -> None:
+    code = (ollama / "README.md").read_text().rpartition("```console\n")[2].partition("```")[0]
+    asking, _, sent = code.partition(" \\\n    | curl")
+    assert sent.startswith(" -s http://127.0.0.1:11434/api/chat -d @-")
+    asked = subprocess.run(asking, shell=True, cwd=ollama, capture_output=True, check=True)
+    assert json.loads(asked.stdout)["options"]["num_predict"] == 48
+
+
+def test_weights_that_half_precision_cannot_hold_are_refused(base: Path, tmp_path: Path) -> None:
+    large = tmp_path / "base"
+    shutil.copytree(base, large)
+    weights = load_file(large / "model.safetensors")
+    name = "model.norm.weight"
+    save_file(weights | {name: 1e6 * weights[name]}, large / "model.safetensors", {"format": "pt"})
+    run = write_run(tmp_path / "run", base=large)
+    with pytest.raises(UserError, match="too large for float16"):
+        export(run / "ppo" / "artefact", tmp_path / "out", to="ollama")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_reward_model_is_not_for_ollama(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not merged"):
+        export(run / "reward" / "artefact", tmp_path / "out", to="ollama")
+
+
+def test_sentencepiece_s_own_file_goes_along(base: Path, tmp_path: Path) -> None:
+    pieces = tmp_path / "base"
+    shutil.copytree(base, pieces)
+    (pieces / "tokenizer.model").write_bytes(b"pieces")
+    run = write_run(tmp_path / "run", base=pieces)
+    export(run / "sft" / "artefact", tmp_path / "out", to="ollama")
+    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == b"pieces"

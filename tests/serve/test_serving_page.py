@@ -1,7 +1,9 @@
 """docs/serving.md: its commands and its code run as they stand, its tables say what there is."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -45,9 +47,20 @@ def test_a_request_on_the_page_is_answered(line: str, server: Server) -> None:
 )
 def test_code_on_the_page_runs(code: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
+    if "langchain" in code:
+        pytest.importorskip("langchain_openai")
     names: dict[str, Any] = {}
     exec(code.replace(HERE, f"127.0.0.1:{server.port}"), names)
-    names["client"].close()
+    if "client" in names:
+        names["client"].close()
+
+
+@pytest.mark.skipif(shutil.which("llm") is None, reason="no llm")
+def test_llm_gets_an_answer_as_the_page_asks(server: Server, tmp_path: Path) -> None:
+    [line] = [part for part in blocks("console") if part.startswith("llm ")]
+    environment = os.environ | {"NO_PROXY": "*", "LLM_USER_PATH": str(tmp_path)}
+    command = line.replace(HERE, f"127.0.0.1:{server.port}")
+    subprocess.run(command, shell=True, env=environment, capture_output=True, check=True)
 
 
 def test_the_settings_on_the_page_are_those_there_are() -> None:

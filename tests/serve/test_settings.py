@@ -30,8 +30,9 @@ def test_what_is_typed_goes_before_the_file(tmp_path: Path) -> None:
         ("slot: 4", "serve.yaml: slot: no such key"),
         ("host: example.com", "serve.yaml: host: "),
         ("deadline: .nan", "serve.yaml: deadline: "),
-        ("[1, 2]", "must hold keys and values"),
+        ("[1, 2]", "serve.yaml: holds a list, where a config has keys"),
         ("a: [", "not YAML"),
+        ("slots: 4\nqueue: 2\nslots: 8", "serve.yaml:3:1: slots stands there twice"),
     ],
 )
 def test_a_mistake_in_the_file_is_told_with_its_key(tmp_path: Path, text: str, told: str) -> None:

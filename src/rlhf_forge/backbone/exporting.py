@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rlhf_forge.backbone.adapter_files import CONFIG, member_folders, read_adapter
 from rlhf_forge.backbone.backbone import Backbone
@@ -18,6 +19,7 @@ from rlhf_forge.backbone.config import BackboneConfig, Precision
 from rlhf_forge.backbone.loading import load_base
 from rlhf_forge.backbone.merging import merged_copy
 from rlhf_forge.backbone.stock import Row, stock_log_probs, stock_scores
+from rlhf_forge.errors import UserError
 from rlhf_forge.hub import base_folder
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template*")
@@ -72,7 +74,13 @@ def compare_with_stock(folder: Path, rows: Sequence[Row], *, base: str) -> Diffe
 
 
 def export_merged(
-    artefact: Path, out: Path, rows: Sequence[Row], *, base: BackboneConfig, device: torch.device
+    artefact: Path,
+    out: Path,
+    rows: Sequence[Row],
+    *,
+    base: BackboneConfig,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Difference:
     """Write the adapter merged into a plain copy of its base, and measure what that changed.
 
@@ -81,13 +89,17 @@ def export_merged(
         out: Gets weights, config and tokenizer.
         rows: Texts to compute before and after.
         base: The base, held as in training.
+        dtype: Of the weights that are written.
         device: To compute on.
 
     Returns:
         Of log-probs, in nats per token: the folder as loaded again against base + adapter.
+
+    Raises:
+        UserError: If the adapter does not fit the base, or a weight is too large for ``dtype``.
     """
     model = load_base(base, device)
-    merged_copy(model, read_adapter(artefact)).save_pretrained(out)
+    _held_as(merged_copy(model, read_adapter(artefact)), dtype).save_pretrained(out)
     for pattern in TOKENIZER_FILES:
         for path in artefact.glob(pattern):
             shutil.copy(path, out)
@@ -95,9 +107,24 @@ def export_merged(
     backbone.add_role(ROLE, read_adapter(artefact), trainable=False)
     before = _log_probs(backbone, rows)
     del backbone, model
-    plain: Precision = "fp32" if base.precision == "fp32" else "bf16"
-    after = _log_probs(_backbone(BackboneConfig(str(out), plain), device, None), rows)
+    after = _log_probs(_backbone(plain_config(out, base), device, None), rows)
     return _difference(before, after)
+
+
+def plain_config(merged: Path, base: BackboneConfig) -> BackboneConfig:
+    """How a merged model is held to be compared with ``base`` and its adapter."""
+    plain: Precision = "fp32" if base.precision == "fp32" else "bf16"
+    return BackboneConfig(str(merged), plain)
+
+
+def _held_as(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    model.to(dtype)  # type: ignore[arg-type]  # transformers' stub has other overloads
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise UserError(
+                f"{name}: a weight is too large for {str(dtype).removeprefix('torch.')}"
+            )
+    return model
 
 
 def float32_bytes(base: str) -> int:

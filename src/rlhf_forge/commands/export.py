@@ -3,7 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rlhf_forge.errors import UserError
 
@@ -36,22 +36,27 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0]))
 """
 
 
-def export(artefact: Path, out: Path, merge: bool = False) -> int:
+def export(
+    artefact: Path, out: Path, merge: bool = False, to: Literal["ollama"] | None = None
+) -> int:
     """Write an artefact for stock transformers and peft, and measure that they agree with us.
 
     Args:
         artefact: Folder of an artefact, such as lightning_logs/quickstart/ppo/artefact.
         out: Folder to write; must not exist.
         merge: Add the adapter into a plain copy of the base: a whole model, not an adapter.
+        to: ollama: a merged model in fp16 with a Modelfile, and answers to check it by.
     """
     if out.exists():
         raise UserError(f"{out}: exists already", hint="give a folder that does not exist yet")
-    status = write_export(artefact, out, merge=merge)
+    status = write_export(artefact, out, merge=merge, to=to)
     print(out)
     return status
 
 
-def write_export(artefact: Path, out: Path, *, merge: bool = False) -> int:
+def write_export(
+    artefact: Path, out: Path, *, merge: bool = False, to: Literal["ollama"] | None = None
+) -> int:
     """As `export`, in place of what is in ``out``, which is there whole until the new one is.
 
     Returns:
@@ -64,16 +69,16 @@ def write_export(artefact: Path, out: Path, *, merge: bool = False) -> int:
     from rlhf_forge.serve.models import open_models
 
     manifest = read_manifest(artefact)
-    if merge and manifest.stage == "reward":
+    if (merge or to) and manifest.stage == "reward":
         raise UserError(
             f"{artefact}: a reward model is not merged: its head is no part of a language model",
-            hint="export it without --merge",
+            hint="export it without --merge and --to",
         )
     base = open_models([str(artefact)]).weights.base
     unfinished = out.with_name(out.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.parent.mkdir(parents=True, exist_ok=True)
-    write = _write_merged if merge else _write_adapter
+    write = _write_ollama if to else _write_merged if merge else _write_adapter
     try:
         status = write(manifest, artefact, unfinished, base)
     except BaseException:
@@ -124,11 +129,27 @@ def _write_adapter(manifest: "Manifest", artefact: Path, out: Path, base: "Backb
     return 1
 
 
-def _write_merged(manifest: "Manifest", artefact: Path, out: Path, base: "BackboneConfig") -> int:
+def _write_ollama(manifest: "Manifest", artefact: Path, out: Path, base: "BackboneConfig") -> int:
+    from rlhf_forge.backbone.exporting import plain_config
+    from rlhf_forge.commands.export_ollama import add_ollama
+
+    status = _write_merged(manifest, artefact, out, base, half=True)
+    add_ollama(out, base, plain_config(out, base))
+    _tell("Modelfile and check.jsonl: for ollama create")
+    return status
+
+
+def _write_merged(
+    manifest: "Manifest", artefact: Path, out: Path, base: "BackboneConfig", *, half: bool = False
+) -> int:
+    import torch
+
     from rlhf_forge.backbone.devices import default_device
     from rlhf_forge.backbone.exporting import export_merged
 
-    gap = export_merged(artefact, out, _rows(manifest), base=base, device=default_device())
+    dtype = torch.float16 if half else base.compute_dtype
+    device = default_device()
+    gap = export_merged(artefact, out, _rows(manifest), base=base, dtype=dtype, device=device)
     card = MERGED_CARD.format(
         base=manifest.base,
         stage=manifest.stage,

@@ -62,6 +62,11 @@ class ForgeServer(LitServer):  # type: ignore[misc]  # litserve has no types
     def verify_worker_status(self) -> None:
         """LitServe waits here until the models are loaded; requests are answered until then too."""
 
+    @override
+    def setup_auth(self, lit_api: Any = None) -> Any:
+        """Nothing: the routes look at keys; LitServe's check takes every request to a thread."""
+        return _nothing
+
     @asynccontextmanager
     @override
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -104,6 +109,10 @@ class ForgeServer(LitServer):  # type: ignore[misc]  # litserve has no types
             died = (Died(), LitAPIStatus.OK, LoopResponseType.STREAMING, 0)
             self._transport.send((NEWS, died), consumer_id=0)
             self.inference_workers[0] = self.launch_single_inference_worker(self.worker, 0)
+
+
+async def _nothing() -> None:
+    return
 
 
 def build_server(models: ServedModels, settings: Settings, keys: Sequence[bytes]) -> ForgeServer:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from rlhf_forge.artefact import read_manifest
@@ -12,6 +12,7 @@ from rlhf_forge.serve.errors import ApiError
 from rlhf_forge.serve.feedback.routes import feedback_routes
 from rlhf_forge.serve.feedback.store import FeedbackStore
 from rlhf_forge.serve.models import ServedModels
+from rlhf_forge.serve.trust import before_each
 
 KINDS = {
     ".html": "text/html; charset=utf-8",
@@ -77,15 +78,15 @@ def page_routes(
     router = APIRouter()
     contents = page_files()
 
-    @router.get("/page/models", dependencies=[Depends(admit)])
+    @router.get("/page/models", dependencies=[before_each(admit)])
     async def names() -> Response:
         return JSONResponse(known)
 
-    @router.get("/", dependencies=[Depends(admit_page)])
+    @router.get("/", dependencies=[before_each(admit_page)])
     async def index() -> Response:
         return contents["index.html"]()
 
-    @router.get("/page/{name}", dependencies=[Depends(admit_page)])
+    @router.get("/page/{name}", dependencies=[before_each(admit_page)])
     async def file(name: str) -> Response:
         if name not in contents:
             raise ApiError(404, f"GET /page/{name}: Not Found", code="not_found")

@@ -21,6 +21,7 @@ from rlhf_forge.serve.errors import ApiError, parsed
 from rlhf_forge.serve.http import read_body, unless_left
 from rlhf_forge.serve.metrics import Metrics
 from rlhf_forge.serve.models import ServedModels
+from rlhf_forge.serve.openapi import openapi_document
 from rlhf_forge.serve.orders import chat_entries, require_known, score_order, text_entries
 from rlhf_forge.serve.replies import ChatReply, Reply, TextReply, event, usage
 from rlhf_forge.serve.schemas import ChatRequest, Generation, ScoreRequest, TextRequest
@@ -33,7 +34,8 @@ T = TypeVar("T")
 DONE = "data: [DONE]\n\n"
 CHAT, TEXT, SCORE = "/v1/chat/completions", "/v1/completions", "/v1/score"
 MODELS, LIVE, READY, METRICS = "/v1/models", "/health/live", "/health/ready", "/metrics"
-PATHS = (CHAT, TEXT, SCORE, MODELS, LIVE, READY, METRICS)
+OPENAPI = "/openapi.json"
+PATHS = (CHAT, TEXT, SCORE, MODELS, LIVE, READY, METRICS, OPENAPI)
 
 
 class Routes(LitSpec):  # type: ignore[misc]  # litserve has no types
@@ -79,6 +81,7 @@ class Routes(LitSpec):  # type: ignore[misc]  # litserve has no types
         self.add_endpoint(LIVE, self.live, ["GET"])
         self.add_endpoint(READY, self.ready, ["GET"])
         self.add_endpoint(METRICS, self.numbers, ["GET"])
+        self.add_endpoint(OPENAPI, self.document, ["GET"])
 
     # -- endpoints -----------------------------------------------------------------------------
 
@@ -107,6 +110,11 @@ class Routes(LitSpec):  # type: ignore[misc]  # litserve has no types
         """What Prometheus reads."""
         self.require_allowed(request)
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def document(self, request: Request) -> Response:
+        """The OpenAPI document."""
+        self.require_allowed(request)
+        return JSONResponse(openapi_document())
 
     async def chat(self, request: Request) -> Response:
         """Answers to a conversation, whole or as a stream of events."""

@@ -4,12 +4,11 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rlhf_forge.backbone.config import Precision
+from rlhf_forge.config_files import read_config
 from rlhf_forge.errors import UserError
-from rlhf_forge.parsing import first_line
 
 Host = Literal["127.0.0.1", "0.0.0.0", "::"]
 LOOPBACK: Host = "127.0.0.1"
@@ -83,15 +82,9 @@ def read_settings(config: Path | None, typed: dict[str, Any]) -> Settings:
 
 def _read(config: Path) -> dict[str, Any]:
     try:
-        given = yaml.safe_load(config.read_text(encoding="utf-8"))
+        return read_config(config)
     except OSError as error:
         raise UserError(f"--config {config}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = first_line(error)
-        raise UserError(f"--config {config}: not YAML: {reason}") from None
-    if not isinstance(given, dict):
-        raise UserError(f"--config {config}: must hold keys and values")
-    return given
 
 
 def read_keys(settings: Settings) -> tuple[bytes, ...]:

@@ -1,9 +1,11 @@
 """Whether a request may be answered: no foreign web page, and nobody without a key."""
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
+from fastapi import Depends
 from starlette.requests import Request
 
 from rlhf_forge.serve.errors import ApiError
@@ -50,6 +52,19 @@ def require_key(request: Request, keys: Sequence[bytes]) -> None:
         raise ApiError(
             401, "a valid API key is needed: Authorization: Bearer KEY", code="invalid_api_key"
         )
+
+
+def before_each(check: Callable[[Request], None]) -> Any:
+    """``check`` as a dependency of FastAPI that runs on the event loop.
+
+    For a plain function each request would wait for a thread, and under load all would for each
+    other.
+    """
+
+    async def checked(request: Request) -> None:
+        check(request)
+
+    return Depends(checked)
 
 
 def _name_in(host: str) -> str | None:

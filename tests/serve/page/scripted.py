@@ -25,6 +25,7 @@ class Script:
         says: Of each model: the pieces of its answer, for every prompt.
         pause: Of each model: seconds before each piece.
         fails: Models whose stream ends with an error.
+        refusals: Answered to the first requests, in their place.
         asked: The bodies of all requests, in order.
     """
 
@@ -36,6 +37,7 @@ class Script:
     )
     pause: dict[str, float] = field(default_factory=dict)
     fails: set[str] = field(default_factory=set)
+    refusals: list[ApiError] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     def text(self, model: str) -> str:
@@ -63,6 +65,8 @@ def scripted_app(script: Script, votes: Path, *, key: str = "") -> FastAPI:
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         body = await request.json()
+        if script.refusals:
+            raise script.refusals.pop(0)
         script.asked.append(body)
         return StreamingResponse(_events(script, body["model"]), media_type="text/event-stream")
 

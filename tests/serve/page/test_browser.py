@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from rlhf_forge.serve.errors import ApiError
 from rlhf_forge.serve.feedback.store import FeedbackStore
 from rlhf_forge.serve.feedback.votes import Vote
-from tests.serve.feedback.casts import cast, comparison
+from tests.serve.feedback.casts import cast, comparison, side
 from tests.serve.feedback.live import served
 from tests.serve.page.scripted import Script, scripted_app
 
@@ -301,6 +302,78 @@ def test_an_answer_that_fails_cannot_be_voted_on_but_skipped(opened: Opened) -> 
     opened.page.keyboard.press("1")
     [vote] = opened.press("s", stored=1)
     assert (vote.choice, vote.flags) == ("skip", ("error_text",))
+
+
+def not_ready(message: str = "no answers yet: the models are loading") -> ApiError:
+    return ApiError(503, message, code="not_ready", retry_after=1)
+
+
+def told_of_refusals(opened: Opened) -> int:
+    """How many refused requests the browser's console tells of; they are forgotten."""
+    told = [text for text in opened.complaints if "the server responded with" in text]
+    opened.complaints = [text for text in opened.complaints if text not in told]
+    return len(told)
+
+
+def test_a_pair_asked_for_while_the_models_load_comes_once_they_are(opened: Opened) -> None:
+    opened.script.refusals = [not_ready() for _ in range(4)]
+    opened.open().ask(whole=False)
+    opened.page.wait_for_selector("#status:has-text('the models are loading')")
+    assert opened.page.is_disabled("[data-vote=left]")
+    opened.page.wait_for_selector("#left[aria-busy=false]")
+    assert opened.page.text_content("#status") == ""
+    shown = opened.shown()
+    [vote] = opened.press("1", stored=1)
+    assert stored_as_shown(vote, shown, opened.script)
+    assert told_of_refusals(opened) == 4
+
+
+def test_a_pair_that_waits_for_the_models_can_be_skipped(opened: Opened) -> None:
+    opened.script.refusals = [not_ready() for _ in range(100)]
+    opened.open().ask(whole=False)
+    opened.page.wait_for_selector("#status:has-text('the models are loading')")
+    [vote] = opened.press("s", stored=1)
+    assert vote.choice == "skip"
+    assert told_of_refusals(opened) >= 2
+
+
+def test_a_chat_waits_for_the_models_too(opened: Opened) -> None:
+    opened.script.refusals = [not_ready()]
+    opened.open().page.click("nav a[href='#chat']")
+    opened.page.fill("#chat-text", "Hello")
+    opened.page.keyboard.press("Enter")
+    opened.page.wait_for_selector("#chat-state:has-text('the models are loading')")
+    opened.page.wait_for_selector(".thumbs")
+    assert opened.page.text_content("#chat-state") == ""
+    assert told_of_refusals(opened) == 1
+
+
+@pytest.mark.parametrize("says", [["Brevo."], []])
+def test_an_empty_answer_is_shown_as_empty_and_can_be_voted_on(
+    opened: Opened, says: list[str]
+) -> None:
+    opened.script.says = {"sft": [], "ppo": says}
+    opened.open().ask()
+    mark = "getComputedStyle(document.getElementById('{}'), '::before').content"
+    marks = {place: opened.page.evaluate(mark.format(place)) for place in ("left", "right")}
+    shown = opened.shown()
+    expected = {place: "none" if text else '"(empty answer)"' for place, text in shown.items()}
+    assert marks == expected
+    [vote] = opened.press("1", stored=1)
+    assert stored_as_shown(vote, shown, opened.script)
+
+
+def test_a_stored_answer_without_an_end_comes_back_as_it_was_stored(opened: Opened) -> None:
+    a, b = (side(f"{name}.", "elsewhere", finish_reason=None) for name in "ab")
+    opened.store.add(cast(comparison(0, a=a, b=b)))
+    opened.open("Bob")
+    opened.page.check("input[value=shared]")
+    opened.page.click("#start")
+    opened.page.wait_for_selector("#left[aria-busy=false]")
+    assert set(opened.shown().values()) == {"a.", "b."}
+    vote = opened.press("1", stored=2)[-1]
+    assert [side.finish_reason for side in vote.sides] == [None, None]
+    assert opened.script.asked == []
 
 
 def test_what_looks_like_markup_stays_text_everywhere(opened: Opened) -> None:

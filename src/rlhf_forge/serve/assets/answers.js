@@ -10,20 +10,22 @@ export class Answer {
   constructor(stored) {
     Object.assign(this, {
       text: "", model: "", seed: null, sampling: {}, finish_reason: null, tokens: null, latency_ms: null,
-      ...stored, done: Boolean(stored.finish_reason), error: "",
+      ...stored, done: true, error: "", waits: "",
     });
     this.controller = new AbortController();
   }
 
   static asked(model, sampling) {
-    return new Answer({ model, sampling, seed: drawSeed() });
+    return Object.assign(new Answer({ model, sampling, seed: drawSeed() }), { done: false });
   }
 
   async draw(messages) {
     const begun = performance.now();
     const request = { model: this.model, messages, seed: this.seed, ...this.sampling };
     try {
-      const end = await chat(request, (piece) => { this.text += piece; }, this.controller.signal);
+      const grow = (piece) => { this.text += piece; };
+      const wait = (why) => { this.waits = why; };
+      const end = await chat(request, grow, wait, this.controller.signal);
       Object.assign(this, end, { latency_ms: Math.round(performance.now() - begun) });
     } catch (error) {
       if (this.controller.signal.aborted) return;

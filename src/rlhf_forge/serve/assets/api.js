@@ -7,11 +7,13 @@ const TRIES = 5;
 const MOST_WAIT_MS = 4000;
 
 export class ApiError extends Error {
-  constructor(status, message) {
+  constructor(status, message, retryAfter = null) {
     super(message);
-    this.status = status;
+    Object.assign(this, { status, retryAfter });
   }
 }
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 export function person() {
   return { annotator: $("annotator").value.trim(), session };
@@ -27,7 +29,8 @@ async function answered(path, options) {
   if (response.ok) return response;
   if (response.status === 401) $("key-form").hidden = false;
   const body = await response.json().catch(() => null);
-  throw new ApiError(response.status, body?.error?.message ?? `the server answered ${response.status}`);
+  const message = body?.error?.message ?? `the server answered ${response.status}`;
+  throw new ApiError(response.status, message, Number(response.headers.get("Retry-After")) || null);
 }
 
 export async function get(path) {
@@ -46,15 +49,30 @@ export async function cast(body) {
     } catch (error) {
       const refused = error instanceof ApiError && error.status < 500;
       if (refused || tried === TRIES) throw error;
-      await new Promise((resolve) => setTimeout(resolve, Math.min(250 * 2 ** tried, MOST_WAIT_MS)));
+      await pause(Math.min(250 * 2 ** tried, MOST_WAIT_MS));
     }
   }
 }
 
-// Calls onPiece with each piece of text; resolves to how the answer ended.
-export async function chat(request, onPiece, signal) {
+// Asks again for as long as the server says when: its models are being loaded, or its places are taken.
+async function admitted(path, options, onWait) {
+  for (;;) {
+    try {
+      return await answered(path, options);
+    } catch (error) {
+      if (!error.retryAfter) throw error;
+      onWait(error.message);
+      await pause(1000 * error.retryAfter);
+    }
+  }
+}
+
+// Calls onPiece with each piece of text, and onWait with why there is none yet; resolves to how the answer ended.
+export async function chat(request, onPiece, onWait, signal) {
   const body = { ...request, stream: true, stream_options: { include_usage: true } };
-  const response = await answered("/v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal });
+  const options = { method: "POST", body: JSON.stringify(body), signal };
+  const response = await admitted("/v1/chat/completions", options, onWait);
+  onWait("");
   const end = { finish_reason: null, tokens: null };
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return end;

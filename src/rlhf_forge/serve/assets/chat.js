@@ -3,6 +3,7 @@
 import { cast, chat } from "/page/api.js";
 import { $, drawSeed, el, onSubmit, problem, uid } from "/page/dom.js";
 
+const ANSWERING = "Answering…";
 let messages = [];
 let controller = null;
 
@@ -39,7 +40,8 @@ async function send() {
       said.text.textContent = answer.text;
       $("log").scrollTop = $("log").scrollHeight;
     };
-    Object.assign(answer, await chat(request, grow, controller.signal));
+    const wait = (why) => { $("chat-state").textContent = why || ANSWERING; };
+    Object.assign(answer, await chat(request, grow, wait, controller.signal));
     problem("");
   } catch (error) {
     if (!controller.signal.aborted) {
@@ -60,7 +62,7 @@ async function send() {
 function busy(is) {
   $("chat-send").disabled = is;
   $("chat-stop").disabled = !is;
-  $("chat-state").textContent = is ? "Answering…" : "";
+  $("chat-state").textContent = is ? ANSWERING : "";
 }
 
 function add(role, content, model = "You") {

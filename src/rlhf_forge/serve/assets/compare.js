@@ -124,7 +124,7 @@ function ended(text) {
 
 function show(pair) {
   state.pair?.lockstep.stop();
-  state.pair = Object.assign(pair, { id: uid(), readableAt: null });
+  state.pair = Object.assign(pair, { id: uid(), readableAt: null, waits: "" });
   $("setup").open = false;
   $("ask").hidden = true;
   $("pair").hidden = false;
@@ -145,12 +145,20 @@ function draw(pair) {
     const answer = answerAt(pair, place);
     const text = answer.error ? `No answer: ${answer.error}` : upTo(answer.text, lockstep.shown);
     if ($(place).textContent !== text) $(place).textContent = text;
+    $(place).classList.toggle("empty", lockstep.readable && answer.done && !answer.text);
     if (lockstep.ended) $(place).setAttribute("aria-busy", "false");
   }
   if (lockstep.readable) pair.readableAt ??= performance.now();
   const failed = lockstep.answers.some((answer) => answer.error);
-  if (failed) say("An answer failed. Skip the pair, or ask again.");
+  if (failed) say("An answer failed: skip the pair.");
+  else sayWhyItWaits(pair);
   enable(lockstep.readable);
+}
+
+function sayWhyItWaits(pair) {
+  const waits = pair.lockstep.answers.map((answer) => answer.waits).find(Boolean) ?? "";
+  if (waits !== pair.waits) say(waits);
+  pair.waits = waits;
 }
 
 function enable(readable) {

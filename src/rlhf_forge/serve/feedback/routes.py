@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from rlhf_forge.errors import UserError
@@ -18,6 +18,7 @@ from rlhf_forge.serve.feedback.summary import summary
 from rlhf_forge.serve.feedback.votes import person
 from rlhf_forge.serve.http import read_body
 from rlhf_forge.serve.schemas import Strict
+from rlhf_forge.serve.trust import before_each
 
 STATUS = {"unknown_vote": 404, "conflict": 409}
 
@@ -49,7 +50,7 @@ def feedback_routes(
         artefacts: Fingerprint of each model that is served here.
         admit: Raises `ApiError` for a request that is not to be answered.
     """
-    router = APIRouter(prefix="/v1/feedback", dependencies=[Depends(admit)])
+    router = APIRouter(prefix="/v1/feedback", dependencies=[before_each(admit)])
     rng = random.SystemRandom()
 
     @router.post("")
