@@ -40,7 +40,7 @@ OURS = (["python", "-m", "rlhf_forge"], ["rlhf-forge"])
 # What a page may ask a person to type beside our own commands.
 OTHERS = {"pip", "pytest", "tensorboard", "hf", "mv", "curl", "git", "cd", "source", "echo", "cat"}
 OTHERS |= {"ruff", "mypy", "lint-imports", "export", "llm", "ls", "head", "torchrun", "srun"}
-OTHERS |= {"cp", "docker", "ollama", "systemctl", "vllm"}
+OTHERS |= {"cp", "docker", "ollama", "schemathesis", "systemctl", "vllm"}
 # Lightning's command line still calls jsonargparse's instantiate by its old name.
 OLD_NAME = "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"
 
