@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_forge.backbone.config import LoraSpec, Precision, precision_named
+from rlhf_forge.modules.settings import at_first
 from rlhf_forge.planning.activations import Decoder
 from rlhf_forge.planning.shape import Shape
 from rlhf_forge.planning.weights import COMPUTED_IN, Roles
@@ -91,7 +92,7 @@ def setup_of(config: Any, shape: Shape, *, stage: str, cuda: bool, packs: bool) 
         batch_size=batch,
         each=each,
         minibatch_size=size,
-        micro_batch_tokens=knobs.micro_batch_tokens,
+        micro_batch_tokens=at_first(knobs.micro_batch_tokens),
         max_length=config.data.max_length,
         max_new_tokens=sampling.max_new_tokens,
         generated=min(rows, at_once.get(stage, 0)),

@@ -67,7 +67,7 @@ def measured_speed(config: BackboneConfig, folder: Path, setup: Setup) -> Speed:
         return backbone.states(tokens, wanted)
 
     with backbone.using("policy"):
-        both = _seconds(lambda: states().float().sum().backward())
+        both = _seconds(lambda: states().float().sum().backward())  # type: ignore[no-untyped-call]
         with torch.no_grad():
             forward = _seconds(states)
             heads = _seconds(lambda: backbone.log_probs(tokens, targets, temperature=1.0))

@@ -2,14 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+from rlhf_forge.backbone.config import Precision
 from rlhf_forge.planning.plan import Plan
 from rlhf_forge.planning.setup import Setup
 
 Word = Literal["fits", "tight", "does not fit"]
 # Less is computed at once down to here: below, a GPU has nothing to do.
 LEAST_TOKENS = 256
+LOWER: dict[Precision, tuple[Precision, ...]] = {
+    "fp32": ("bf16", "nf4"),
+    "bf16": ("nf4",),
+    "nf4": (),
+}
 # Gives the plan of a changed setup.
 Planned = Callable[[Setup], Plan]
 
@@ -63,8 +69,7 @@ def _single(setup: Setup) -> Iterator[Change]:
 
 def _precisions(setup: Setup) -> Iterator[Change]:
     yield Change({}, setup)
-    lower = {"fp32": ("bf16", "nf4"), "bf16": ("nf4",), "nf4": ()}[setup.precision]
-    for precision in lower:
+    for precision in LOWER[setup.precision]:
         key = "model.init_args.backbone.precision"
         yield Change({key: precision}, replace(setup, precision=precision))
 
@@ -87,7 +92,7 @@ def _halved(change: Change, name: str, least: int) -> Iterator[Change]:
     setup = change.setup
     size = getattr(setup, name) // 2
     while size >= least:
-        value: dict[str, int] = {name: size}
+        value: dict[str, Any] = {name: size}
         yield Change(change.keys | {_key(setup, name): str(size)}, replace(setup, **value))
         size //= 2
 
