@@ -5,8 +5,8 @@
 
 The thresholds were chosen on seeds 0 to 4 and are shown on seeds 10 to 14. Of each seed two runs:
 
-- over: nothing is asked for KL, 24 iterations at half the quickstart's learning rate (so that gold
-  rises before it falls), against a plain reward model, one without the likelihood feature;
+- over: nothing is asked for KL, 24 iterations, against a plain reward model, one without the
+  likelihood feature;
 - healthy: the quickstart's own reward model (with the feature) and settings.
 
 A panel looks on and acts on nothing: a reward model of the same kind as the one optimised, on other
@@ -52,7 +52,6 @@ MODELS: dict[str, tuple[int, list[str]]] = {
 OVER = {
     "model.init_args.total_iterations": "24",
     "model.init_args.objective.kl_coef": "0.0",
-    "model.init_args.updates.learning_rate": "6.0e-4",
 }
 # Of each run: the reward model to maximise, the judges of its kind and of the other, settings.
 RUNS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {

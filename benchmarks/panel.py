@@ -18,7 +18,7 @@ from rlhf_forge.modules.ppo import PPOModule
 from rlhf_forge.modules.watched import add_judge, watched
 
 GOLD = "rlhf_forge.toy_world.gold:score"
-EVERY, NUMBER = 4, 256
+EVERY, NUMBER = 2, 256
 
 
 class Panel(Callback):
