@@ -126,7 +126,7 @@ class Watch(Callback):
         self.said += [{"iteration": done, "kind": f.kind, "text": f.text} for f in news]
         shown = {}
         if reading.judged:
-            shown[JUDGED] = reading.judge
+            shown["judge/score"] = reading.judge
         if reading.accuracy is not None:
             shown["judge/accuracy"] = reading.accuracy
         if not self._is_beyond(reading.kl):
