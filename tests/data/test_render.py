@@ -242,3 +242,11 @@ def test_a_misspelt_template_is_refused_with_the_nearest(tmp_path: Path) -> None
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no usable tokenizer"):
         load_template(str(tmp_path), "mistral")
+
+
+def test_a_token_of_many_examples_is_one_number_in_memory() -> None:
+    template = mistral_template()
+    one, other = (template.prompt(user(text)) for text in ("What is this?", "What is that?"))
+    numbers = {number: number for number in one}
+    assert all(numbers.get(number, number) is number for number in other)
+    assert max(set(one) & set(other)) > 256, "smaller ones the interpreter shares itself"

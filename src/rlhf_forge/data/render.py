@@ -110,6 +110,7 @@ class ChatTemplate:
         self._control_ids = {id_ for id_, token in added.items() if token.special}
         names = sorted((added[id_].content for id_ in self._control_ids), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, names)) or r"(?!)")
+        self._numbers: dict[int, int] = {}
         self.tokenizer_hash = self._hash_tokenizer()
         self._bos: list[int] = []
         self._bos = self._missing_bos()
@@ -235,7 +236,8 @@ class ChatTemplate:
             ids: list[int] = backend.encode(text, add_special_tokens=False).ids
         except (UnicodeEncodeError, TypeError):
             raise BadRecord("its text is not valid Unicode (half of a surrogate pair)") from None
-        return ids
+        # One number an id: those of the tokenizer are 28 bytes each, of every token that is held.
+        return [self._numbers.setdefault(number, number) for number in ids]
 
     def _render(self, turns: Conversation, *, answering: bool) -> str:
         try:
