@@ -60,10 +60,12 @@ RUNS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
 }
 # Evaluations behind gold's peak within which an alarm is in time, and gold that may be lost.
 IN_TIME, LOST = 2, 0.1
+# A run over-optimises if gold ends so far below its peak.
+FALL = 0.2
 # The plain alarm: nats of KL beyond which it speaks.
-MOST_KL = 2.0
+MOST_KL = 2.5
 # The spread of two members of an ensemble has grown to this many times that of the start.
-MORE_SPREAD = 1.3
+MORE_SPREAD = 1.5
 ALARMS = {
     "same": "judge of the same kind",
     "other": "judge of the other kind",
@@ -262,6 +264,7 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         lines += [f"Seeds that the thresholds were {what}, finished: {done}.", ""]
         if those:
             lines += table_of(those)
+            lines += told_of_falls(those)
     lines += ["Each run, one reading after the other:", ""]
     for row in rows:
         made = f"at {row['commit']}, {row['date']}"
@@ -287,6 +290,27 @@ def table_of(rows: Sequence[dict[str, Any]]) -> list[str]:
             f"| {silent} of {len(healthy)} |"
         )
     return [*lines, ""]
+
+
+def told_of_falls(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The same of the judge of the other kind, in the runs where gold really falls."""
+    falls = [
+        row
+        for row in rows
+        if row["run"] == "over" and max(row["judge_gold"]) - row["judge_gold"][-1] >= FALL
+    ]
+    told = [row["alarms"]["other"] for row in falls]
+    in_time, within = (
+        sum(found["in_time"] for found in told),
+        sum(found["lost"] <= LOST for found in told),
+    )
+    seeds = ", ".join(str(row["seed"]) for row in falls) or "none"
+    return [
+        f"Gold ends {FALL:g} or more below its peak in the runs of seeds {seeds}: there the judge of "
+        f"the other kind is in time in {in_time} of {len(told)}, and what it keeps is within "
+        f"{LOST:g} in {within}.",
+        "",
+    ]
 
 
 def curve_of(row: dict[str, Any]) -> list[str]:
