@@ -58,7 +58,7 @@ def main() -> None:
                 ]
                 rows.append({"size": size, "precision": precision, "stage": stage, "pairs": pairs})
                 print(line_of(rows[-1]), flush=True)
-    report = {"command": " ".join(sys.argv), "date": datetime.now(UTC).isoformat(), "rows": rows}
+    report = {"command": command_of(arguments), "date": datetime.now(UTC).isoformat(), "rows": rows}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     print(arguments.out)
@@ -80,6 +80,15 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=HERE / f"results/against-trl-{today}.json")
     return parser.parse_args()
+
+
+def command_of(arguments: argparse.Namespace) -> str:
+    """The command line, without folders of this machine."""
+    words = ["python benchmarks/against_trl.py --lab lab --sizes", *arguments.sizes]
+    words += ["--precision", *arguments.precision, "--stages", *arguments.stages]
+    for name in ("pairs", "steps", "iterations", "threads"):
+        words += [f"--{name}", str(getattr(arguments, name))]
+    return " ".join(words)
 
 
 def trl_environment(lab: Path) -> Path:
