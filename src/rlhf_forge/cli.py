@@ -218,7 +218,7 @@ class ForgeCLI(ParsedStage):
             _tell(f"memory: not planned: {unknown}")
             return None
         available = memory_available(look.device)
-        require_fits(look.plan, available, lambda: hint_of(look, available))
+        require_fits(look.least, look.plan, available, lambda: hint_of(look, available))
         _tell(f"memory: {verdict_line(look.plan, available, where_of(look))}")
         return look.plan.comparable(cuda=look.setup.cuda)
 

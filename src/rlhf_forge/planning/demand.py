@@ -1,7 +1,7 @@
 """The rows of a run's steps: from its data where they are known, else as long as they may be."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 from rlhf_forge.data.collate import micro_batches
@@ -58,6 +58,17 @@ def demand_of(setup: Setup, examples: Sequence[Example], stream: Stream) -> Dema
     longest = sorted(items, key=_length, reverse=True)[: setup.batch_size]
     rows = tuple(item for item in longest for _ in range(setup.each))
     return Demand(steps, rows, prompt=max(map(_prompt, examples)), known=True)
+
+
+def with_least_responses(setup: Setup, demand: Demand) -> Demand:
+    """The same, but that in PPO every response ends with its first token."""
+    if setup.stage != "ppo":
+        return demand
+
+    def ended(step: Sequence[Item]) -> tuple[Item, ...]:
+        return tuple((Row(row.length - row.wanted + 1, 1),) for (row,) in step)
+
+    return replace(demand, steps=tuple(map(ended, demand.steps)), longest=ended(demand.longest))
 
 
 def item_of(setup: Setup, example: Example) -> Item:

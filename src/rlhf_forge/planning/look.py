@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from rlhf_forge.errors import UserError
 from rlhf_forge.functional.products import has_bf16_units
 from rlhf_forge.hub import config_folder
-from rlhf_forge.planning.demand import Demand, demand_of, demand_of_limits
+from rlhf_forge.planning.demand import Demand, demand_of, demand_of_limits, with_least_responses
 from rlhf_forge.planning.plan import Plan, plan_of
 from rlhf_forge.planning.setup import Setup, setup_of
 from rlhf_forge.planning.shape import Shape
@@ -46,6 +46,19 @@ class Look:
     def device(self) -> torch.device:
         """That it runs on."""
         return torch.device("cuda" if self.setup.cuda else "cpu")
+
+    @property
+    def least(self) -> int:
+        """Bytes that the run cannot do without: one row at a time, and responses of one token.
+
+        On a GPU steps are taken in smaller parts until they have room, and how long responses are
+        is known of none.
+        """
+        alone = min(1, self.setup.generated)
+        setup = replace(self.setup, micro_batch_tokens=1, generated=alone, max_new_tokens=1)
+        plan = plan_of(setup, with_least_responses(self.setup, self.demand))
+        # What is free on a GPU is free beside the context, which is there by then.
+        return plan.comparable(cuda=setup.cuda)["low"]
 
     def planned(self, setup: Setup) -> Plan:
         """The plan of the same rows under another setup."""
@@ -93,15 +106,15 @@ def _packs(told: dict[str, Any], precision: str) -> bool:
     )
 
 
-def require_fits(plan: Plan, available: int, hint: Callable[[], str]) -> None:
+def require_fits(least: int, plan: Plan, available: int, hint: Callable[[], str]) -> None:
     """Refuse what cannot fit.
 
     Raises:
-        UserError: If not even the smallest step does.
+        UserError: If not even ``least`` bytes are there.
     """
-    if plan.low > available:
+    if least > available:
         raise UserError(
-            f"memory: the run needs {gib(plan.low)} at least and {gib(plan.expected)} as planned, "
+            f"memory: the run needs {gib(least)} at least and {gib(plan.expected)} as planned, "
             f"and {gib(available)} are free",
             hint=hint(),
         )
