@@ -217,7 +217,8 @@ class ForgeCLI(ParsedStage):
         except UserError as unknown:
             _tell(f"memory: not planned: {unknown}")
             return None
-        available = memory_available(look.device)
+        # Not look.device: a second GPU may be asked for, and the first be full.
+        available = memory_available(self.trainer.strategy.root_device)
         require_fits(look.least, look.plan, available, lambda: hint_of(look, available))
         _tell(f"memory: {verdict_line(look.plan, available, where_of(look))}")
         return look.plan.comparable(cuda=look.setup.cuda)
