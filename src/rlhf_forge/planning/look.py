@@ -11,7 +11,7 @@ import torch
 
 from rlhf_forge.errors import UserError
 from rlhf_forge.functional.products import has_bf16_units
-from rlhf_forge.hub import config_folder
+from rlhf_forge.hub import CONFIG, config_folder
 from rlhf_forge.planning.demand import Demand, demand_of, demand_of_limits, with_least_responses
 from rlhf_forge.planning.plan import Plan, plan_of
 from rlhf_forge.planning.setup import Setup, setup_of
@@ -81,7 +81,7 @@ def look_at(config: Any, *, stage: str, data: Any = None, cuda: bool | None = No
     folder, fetched = config_folder(path)
     if fetched:
         sys.stderr.write(f"base {path}: its config.json alone was fetched from the hub\n")
-    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    told = _told(folder, path)
     shape = Shape.of(told, path)
     cuda = _on_gpu(config.trainer.accelerator) if cuda is None else cuda
     precision = config.model.init_args.backbone.precision
@@ -90,6 +90,13 @@ def look_at(config: Any, *, stage: str, data: Any = None, cuda: bool | None = No
     if data is None:
         return Look(setup, demand_of_limits(setup), folder)
     return Look(setup, demand_of(setup, data.train.examples, data.stream()), folder)
+
+
+def _told(folder: Path, base: str) -> Any:
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"base {base}: its {CONFIG} cannot be read: {error}") from None
 
 
 def _on_gpu(accelerator: object) -> bool:
