@@ -41,7 +41,7 @@ def test_a_watch_that_holds_together_is_taken(watch: dict[str, Any] | None) -> N
         ({"number": 0}, "watch.number: must be 1 or more, got 0"),
         (
             {"action": "stop"},
-            "watch.action: stop is for when a judge's score falls, and there is none",
+            "watch.action: stop is for when a judge does not follow, and there is none",
         ),
         ({"kl_budget": 0.0}, "watch.kl_budget: must be above 0 and finite, got 0.0"),
         (

@@ -195,9 +195,9 @@ class ForgeCLI(ParsedStage):
         every, keep = config.checkpoint_every, config.keep_checkpoints
         size = micro_batch_of(config.model)
         self.trainer.callbacks += [  # type: ignore[attr-defined]
-            *([MicroBatchFinder()] if size == "auto" else []),
             DivergenceGuard(),  # before what is written down
             *([] if watch is None else [watch]),
+            *([MicroBatchFinder()] if size == "auto" else []),  # beside the watch's judge
             *([] if best is None else [best]),
             IterationCheckpoint(every, keep, self.dependencies),
             ArtefactWriter(self.fingerprint, best),
@@ -217,8 +217,11 @@ class ForgeCLI(ParsedStage):
         except UserError as unknown:
             _tell(f"memory: not planned: {unknown}")
             return None
-        available = memory_available(look.device)
-        require_fits(look.plan, available, lambda: hint_of(look, available))
+        # Not look.device: a second GPU may be asked for, and the first be full.
+        available = memory_available(self.trainer.strategy.root_device)
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            # Alone: of several one that refused would let the others wait for it.
+            require_fits(look.least, look.plan, available, lambda: hint_of(look, available))
         _tell(f"memory: {verdict_line(look.plan, available, where_of(look))}")
         return look.plan.comparable(cuda=look.setup.cuda)
 

@@ -21,7 +21,8 @@ class WatchSettings:
         number: Prompts of a reading, at most; the last of the held-out ones.
         keep: Which state becomes the artefact: the best by the judge, or the last. Without a judge
             it is the last, and within a kl_budget the best by the reward.
-        action: What is done where the judge's score has fallen: none, stop, or raise_kl_coef.
+        action: What is done where the judge's score has fallen, or does not rise with the reward:
+            none, stop, or raise_kl_coef.
         kl_budget: Nats a response. The run stops behind the iteration that goes beyond, and the
             artefact is the best of the states within; none: no limit.
     """
@@ -61,7 +62,7 @@ def mistakes_in_watch(config: Any, stage: str) -> Iterator[UserError]:
             yield UserError(f"watch.{key}: must be 1 or more, got {getattr(watch, key)}")
     if watch.action != "none" and watch.judge is None:
         yield UserError(
-            f"watch.action: {watch.action} is for when a judge's score falls, and there is none",
+            f"watch.action: {watch.action} is for when a judge does not follow, and there is none",
             hint="set watch.judge, or limit the KL by watch.kl_budget",
         )
     steered = config.model.init_args.objective.kl_target is not None

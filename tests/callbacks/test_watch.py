@@ -19,7 +19,8 @@ from rlhf_forge.__main__ import main
 from rlhf_forge.artefact import read_manifest
 from rlhf_forge.callbacks import watch
 from rlhf_forge.callbacks.checkpoints import AtomicCheckpointIO
-from rlhf_forge.callbacks.watch import reading_of
+from rlhf_forge.callbacks.watch import reading_of, spoken_of
+from rlhf_forge.evaluation.findings import JUDGE_FELL, JUDGE_STALLED, Finding
 from rlhf_forge.evaluation.readings import Reading, kept_by_judge
 from rlhf_forge.functional.frontier import fit_frontier
 from tests import tiny_project
@@ -262,3 +263,14 @@ def test_a_row_has_the_curve_fitted_to_all_readings_so_far(seen: Seen) -> None:
         if curve is not None:
             assert (found["alpha"], found["beta"]) == pytest.approx((curve.alpha, curve.beta))
             assert (found["peak"] is None) == (curve.peak is None)
+
+
+def test_a_judge_that_falls_and_stalls_by_turns_is_told_once_each() -> None:
+    fell, stalled = (Finding(kind, 1, "") for kind in (JUDGE_FELL, JUDGE_STALLED))
+    spoken: dict[str, int] = {}
+    news = []
+    for found in ([fell], [stalled], [fell], [stalled]):
+        news += [f for f in found if f.severity > spoken.get(f.kind, 0)]
+        spoken = spoken_of(found, spoken)
+    assert news == [fell, stalled]
+    assert spoken_of([], spoken) == {}

@@ -86,6 +86,15 @@ def test_a_command_line_without_a_config_is_told_what_is_missing(
     assert error.startswith("--memory: must be a size such as 12GiB")
 
 
+def test_a_base_without_a_config_is_told_in_one_line(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("bare").mkdir()
+    over = ["--model.init_args.backbone.path", "bare"]
+    error, _ = told(["plan", "--config", "sft.yaml", *over], capsys)
+    assert error.startswith("base bare: ")
+
+
 def test_help_is_short(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--help"]) == 0
     assert "--measure" in capsys.readouterr().out

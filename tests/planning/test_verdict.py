@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from rlhf_forge.errors import UserError
 from rlhf_forge.planning.demand import demand_of_limits, parts_of
 from rlhf_forge.planning.duration import duration_of
-from rlhf_forge.planning.look import require_fits
+from rlhf_forge.planning.look import Look, require_fits
 from rlhf_forge.planning.plan import Part, Plan, plan_of
 from rlhf_forge.planning.setup import Setup
 from rlhf_forge.planning.shape import Shape
@@ -55,10 +56,23 @@ def test_it_fits_only_if_the_worst_step_does() -> None:
 
 
 def test_only_what_cannot_fit_at_all_is_refused() -> None:
-    require_fits(some(1, 2, 3), 1, lambda: "")
+    require_fits(1, some(2, 2, 3), 1, lambda: "")
     with pytest.raises(UserError, match=r"memory: the run needs .* are free") as caught:
-        require_fits(some(2, 2, 3), 1, lambda: "change: --x 1")
+        require_fits(2, some(2, 2, 3), 1, lambda: "change: --x 1")
     assert caught.value.hint == "change: --x 1"
+
+
+@pytest.mark.parametrize("setup", [SFT, PPO])
+def test_what_a_run_needs_at_least_is_one_row_beside_what_it_holds(setup: Setup) -> None:
+    look = Look(setup, demand_of_limits(setup), Path())
+    less = replace(setup, micro_batch_tokens=setup.max_length, generated=0)
+    assert look.least <= Look(less, demand_of_limits(less), Path()).plan.low < look.plan.low
+
+
+def test_how_long_responses_may_be_does_not_decide_what_a_run_needs_at_least() -> None:
+    longer = replace(PPO, max_new_tokens=4096)
+    one, other = (Look(setup, demand_of_limits(setup), Path()) for setup in (PPO, longer))
+    assert one.least == other.least
 
 
 def test_mistral_7b_in_four_bit_has_the_bytes_of_its_card() -> None:

@@ -121,8 +121,7 @@ class Watch(Callback):
         self.readings.append(reading)
         found = findings_in(self.readings)
         news = [f for f in found if f.severity > self.spoken.get(f.kind, 0)]
-        # What is not found any more may be said again.
-        self.spoken = {f.kind: max(f.severity, self.spoken.get(f.kind, 0)) for f in found}
+        self.spoken = spoken_of(found, self.spoken)
         self.said += [{"iteration": done, "kind": f.kind, "text": f.text} for f in news]
         shown = {}
         if reading.judged:
@@ -187,6 +186,18 @@ class Watch(Callback):
         if not self.stopped:
             _say(trainer, batches_done(trainer), f"the run stops here: {why}")
         self.stopped = trainer.should_stop = True
+
+
+def spoken_of(found: Sequence[Finding], before: dict[str, int]) -> dict[str, int]:
+    """How bad what was said has been, by kind; what is not found any more may be said again.
+
+    A judge that falls and one that does not rise are one trouble: readings that go to and fro
+    between the two are no news, and an action does not follow anew.
+    """
+    severities = {finding.kind: finding.severity for finding in found}
+    lasting = set(severities) | (OVER_OPTIMISED if OVER_OPTIMISED & set(severities) else set())
+    kept = {kind: severity for kind, severity in before.items() if kind in lasting}
+    return kept | {kind: max(size, kept.get(kind, 0)) for kind, size in severities.items()}
 
 
 def reading_of(

@@ -1,7 +1,8 @@
 """The rows of a run's steps: from its data where they are known, else as long as they may be."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from heapq import nlargest
 from itertools import chain, islice
 
 from rlhf_forge.data.collate import micro_batches
@@ -49,15 +50,26 @@ def demand_of(setup: Setup, examples: Sequence[Example], stream: Stream) -> Dema
         examples: It is trained on.
         stream: From its start.
     """
-    items = [item_of(setup, example) for example in examples]
+
+    def rows_of(some: Iterable[Example]) -> tuple[Item, ...]:
+        return tuple(item for e in some for item in [item_of(setup, e)] * setup.each)
+
     number = min(setup.length, MOST_STEPS)
-    steps = tuple(
-        tuple(items[at] for _, at in batch for _ in range(setup.each))
-        for batch in islice(stream, number)
-    )
-    longest = sorted(items, key=_length, reverse=True)[: setup.batch_size]
-    rows = tuple(item for item in longest for _ in range(setup.each))
-    return Demand(steps, rows, prompt=max(map(_prompt, examples)), known=True)
+    steps = tuple(rows_of(examples[at] for _, at in batch) for batch in islice(stream, number))
+    # Of a million examples no more are looked into than these.
+    longest = rows_of(nlargest(setup.batch_size, examples, key=_tokens))
+    return Demand(steps, longest, prompt=max(map(_prompt, examples)), known=True)
+
+
+def with_least_responses(setup: Setup, demand: Demand) -> Demand:
+    """The same, but that in PPO every response ends with its first token."""
+    if setup.stage != "ppo":
+        return demand
+
+    def ended(step: Sequence[Item]) -> tuple[Item, ...]:
+        return tuple((Row(row.length - row.wanted + 1, 1),) for (row,) in step)
+
+    return replace(demand, steps=tuple(map(ended, demand.steps)), longest=ended(demand.longest))
 
 
 def item_of(setup: Setup, example: Example) -> Item:
@@ -107,6 +119,12 @@ def _row(length: int, asked: Sequence[bool], setup: Setup) -> Row:
 
 def _length(item: Item) -> int:
     return max(row.length for row in item)
+
+
+def _tokens(example: Example) -> int:
+    if isinstance(example, PairExample):
+        return max(len(example.chosen), len(example.rejected))
+    return len(example.tokens)
 
 
 def _cost(setup: Setup, item: Item) -> int:

@@ -15,10 +15,16 @@ def memory_available(device: torch.device) -> int:
     free = int(psutil.virtual_memory().available)
     try:
         limit = int((CGROUP / "memory.max").read_text())
-        taken = int((CGROUP / "memory.current").read_text())
+        taken = int((CGROUP / "memory.current").read_text()) - _cached()
     except (OSError, ValueError):  # no such file, or "max"
         return free
     return min(free, limit - taken)
+
+
+def _cached() -> int:
+    """Bytes of files that were read or written: they count as taken and go when room is needed."""
+    lines = (line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+    return sum(int(size) for name, size in lines if name in {"active_file", "inactive_file"})
 
 
 def resident() -> int:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import torch
 
 from rlhf_forge.errors import UserError
 from rlhf_forge.functional.products import has_bf16_units
-from rlhf_forge.hub import config_folder
-from rlhf_forge.planning.demand import Demand, demand_of, demand_of_limits
+from rlhf_forge.hub import CONFIG, config_folder
+from rlhf_forge.planning.demand import Demand, demand_of, demand_of_limits, with_least_responses
 from rlhf_forge.planning.plan import Plan, plan_of
 from rlhf_forge.planning.setup import Setup, setup_of
 from rlhf_forge.planning.shape import Shape
@@ -47,6 +47,19 @@ class Look:
         """That it runs on."""
         return torch.device("cuda" if self.setup.cuda else "cpu")
 
+    @property
+    def least(self) -> int:
+        """Bytes that the run cannot do without: one row at a time, and responses of one token.
+
+        On a GPU steps are taken in smaller parts until they have room, and how long responses are
+        is known of none.
+        """
+        alone = min(1, self.setup.generated)
+        setup = replace(self.setup, micro_batch_tokens=1, generated=alone, max_new_tokens=1)
+        plan = plan_of(setup, with_least_responses(self.setup, self.demand))
+        # What is free on a GPU is free beside the context, which is there by then.
+        return plan.comparable(cuda=setup.cuda)["low"]
+
     def planned(self, setup: Setup) -> Plan:
         """The plan of the same rows under another setup."""
         return plan_of(setup, self.demand)
@@ -68,7 +81,7 @@ def look_at(config: Any, *, stage: str, data: Any = None, cuda: bool | None = No
     folder, fetched = config_folder(path)
     if fetched:
         sys.stderr.write(f"base {path}: its config.json alone was fetched from the hub\n")
-    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    told = _told(folder, path)
     shape = Shape.of(told, path)
     cuda = _on_gpu(config.trainer.accelerator) if cuda is None else cuda
     precision = config.model.init_args.backbone.precision
@@ -77,6 +90,13 @@ def look_at(config: Any, *, stage: str, data: Any = None, cuda: bool | None = No
     if data is None:
         return Look(setup, demand_of_limits(setup), folder)
     return Look(setup, demand_of(setup, data.train.examples, data.stream()), folder)
+
+
+def _told(folder: Path, base: str) -> Any:
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"base {base}: its {CONFIG} cannot be read: {error}") from None
 
 
 def _on_gpu(accelerator: object) -> bool:
@@ -93,15 +113,15 @@ def _packs(told: dict[str, Any], precision: str) -> bool:
     )
 
 
-def require_fits(plan: Plan, available: int, hint: Callable[[], str]) -> None:
+def require_fits(least: int, plan: Plan, available: int, hint: Callable[[], str]) -> None:
     """Refuse what cannot fit.
 
     Raises:
-        UserError: If not even the smallest step does.
+        UserError: If not even ``least`` bytes are there.
     """
-    if plan.low > available:
+    if least > available:
         raise UserError(
-            f"memory: the run needs {gib(plan.low)} at least and {gib(plan.expected)} as planned, "
+            f"memory: the run needs {gib(least)} at least and {gib(plan.expected)} as planned, "
             f"and {gib(available)} are free",
             hint=hint(),
         )

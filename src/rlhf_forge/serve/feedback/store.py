@@ -187,7 +187,8 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             f"{path}: its schema has version {version}, and {len(MIGRATIONS)} is known here",
             hint="use the version of rlhf_forge that wrote it, or a later one",
         )
-    db.execute("PRAGMA synchronous = FULL")
+    # Where there is no WAL, FULL would not sync the folder behind a commit.
+    db.execute("PRAGMA synchronous = EXTRA")
     db.execute("PRAGMA foreign_keys = ON")
     if version < len(MIGRATIONS):
         _migrate(db)
