@@ -189,15 +189,12 @@ class ForgeCLI(ParsedStage):
         planned = self._planned()
         if not own:
             rank_zero_only(set_aside)(self.folder)
-        watch = None if config.watch is None else Watch(WatchSettings(**config.watch))
-        kept = self.kept_best()
-        best = None if kept is None else BestCheckpoint(kept)
+        best = BestCheckpoint(kept) if (kept := self.kept_best()) else None
         every, keep = config.checkpoint_every, config.keep_checkpoints
-        size = micro_batch_of(config.model)
         self.trainer.callbacks += [  # type: ignore[attr-defined]
-            DivergenceGuard(),  # before what is written down
-            *([] if watch is None else [watch]),
-            *([MicroBatchFinder()] if size == "auto" else []),  # beside the watch's judge
+            DivergenceGuard(),  # before what is written down; the finder behind the watch's judge
+            *([] if config.watch is None else [Watch(WatchSettings(**config.watch))]),
+            *([MicroBatchFinder()] if micro_batch_of(config.model) == "auto" else []),
             *([] if best is None else [best]),
             IterationCheckpoint(every, keep, self.dependencies),
             ArtefactWriter(self.fingerprint, best),
