@@ -1,9 +1,8 @@
 """What the readings of a run tell, in words: what was seen, and not what will come.
 
-The thresholds of the judge's fall are a first choice, made on a single run: there three standard
-errors were late, and two in time. ``benchmarks/overoptimisation.py`` is to confirm or to change
-them over seeds. The others are round numbers: a finding of theirs says where to look, and nothing
-acts on it.
+The thresholds of the judge's findings were chosen on five runs of PPO and shown on five others;
+docs/overoptimisation.md says how often they were in time, and how often wrong. The others are round
+numbers: a finding of theirs says where to look, and nothing acts on it.
 """
 
 from collections.abc import Iterator, Sequence
