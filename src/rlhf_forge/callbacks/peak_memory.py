@@ -30,11 +30,7 @@ class PeakMemory(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        gc.collect()
-        give_freed_memory_back()
-        self.before, self.most_before = resident(), most_resident() or 0
-        if trainer.strategy.root_device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
+        self.before, self.most_before = held_before(trainer), most_resident() or 0
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -64,3 +60,12 @@ class PeakMemory(Callback):
         known = json.loads(path.read_text(encoding="utf-8"))
         known["memory"] = {"predicted": self.predicted, "measured": measured}
         path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
+def held_before(trainer: Trainer) -> int:
+    """Bytes that this process holds before its model is loaded; a GPU counts its peak from here."""
+    gc.collect()
+    give_freed_memory_back()
+    if trainer.strategy.root_device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
+    return resident()

@@ -1,6 +1,5 @@
 """``plan --measure``: real steps on the longest rows, and what they take."""
 
-import gc
 from dataclasses import replace
 from typing import Any
 
@@ -8,8 +7,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from rlhf_forge.backbone.freed_memory import give_freed_memory_back
 from rlhf_forge.callbacks.defaults import trainer_defaults
+from rlhf_forge.callbacks.peak_memory import held_before
 from rlhf_forge.errors import UserError
 from rlhf_forge.parsed_stage import ParsedStage
 from rlhf_forge.planning.device import most_resident, resident
@@ -30,11 +29,7 @@ class Peak(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        gc.collect()
-        give_freed_memory_back()
-        self.before = resident()
-        if trainer.strategy.root_device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
+        self.before = held_before(trainer)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:

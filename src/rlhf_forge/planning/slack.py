@@ -1,7 +1,7 @@
 """What arithmetic does not know: memory in pieces, and what libraries hold for themselves.
 
-The CPU's numbers are measured (`benchmarks/plan.py`, benchmarks/README.md); the GPU's are guesses
-until somebody measures them there.
+The CPU's numbers are fitted by hand to a few short runs, until `benchmarks/plan.py` has been run to
+its end; the GPU's are guesses until somebody measures them there.
 """
 
 from typing import NamedTuple
