@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from rlhf_forge.toy_world.records import prompts
+from tests.browsing import CHROMIUM, FLAGS
 from tests.serve.feedback.live import ask, free_port
-from tests.serve.page.test_browser import CHROMIUM, FLAGS
 from tests.serve.page.voter import Voter
 from tests.test_docs import ROOT, typed_lines
 

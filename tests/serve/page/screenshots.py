@@ -8,10 +8,10 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 from rlhf_forge.serve.feedback.store import FeedbackStore, Score
+from tests.browsing import CHROMIUM, FLAGS
 from tests.serve.feedback.casts import cast, comparison
 from tests.serve.feedback.live import served
 from tests.serve.page.scripted import Script, scripted_app
-from tests.serve.page.test_browser import CHROMIUM, FLAGS
 
 SAYS = {
     "base": ["Brevo."],

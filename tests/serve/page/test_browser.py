@@ -16,22 +16,7 @@ from tests.serve.feedback.live import served
 from tests.serve.page.scripted import Script, scripted_app
 
 pytestmark = pytest.mark.browser
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-FLAGS += ["--no-first-run", "--disable-component-update", "--disable-sync"]
 HOSTILE = "<script>document.title = 'run'</script></style><img src=x onerror=alert(1)>\u202edlrow"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"no {CHROMIUM}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 class Opened:
