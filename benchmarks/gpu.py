@@ -155,7 +155,7 @@ def answer(
     from gpu_rows import QUESTIONS, SIZES, Run
 
     quiet()
-    sizes, device = (SIZES["toy"], "cpu") if toy else (SIZES["full"], "cuda")
+    sizes, device = (SIZES["toy"], "cpu") if toy else (SIZES["full"], "cuda:0")
     run = Run(sizes, torch.device(device), folder, lambda: ends - time.monotonic(), tell, floors)
     QUESTIONS[question](run)
 

@@ -314,3 +314,15 @@ def test_cached_decoding_is_near_the_training_forward_in_bf16(precision: Precisi
         expected = log_probs(backbone, "policy")[1, 6]
     assert logits.dtype == torch.float32
     assert (logits[0].div(TEMPERATURE).log_softmax(-1)[tokens[0, 6]] - expected).abs() < 0.2
+
+
+def test_new_weights_are_the_same_whatever_device_is_the_default() -> None:
+    backbone = tiny.open_tiny()
+    expected = backbone.fresh_head(backbone.fresh_weights(seed=3), seed=4)
+    with torch.device("meta"):  # as a Trainer makes a GPU the default
+        found = backbone.fresh_head(backbone.fresh_weights(seed=3), seed=4)
+    assert expected.head is not None
+    assert found.head is not None
+    assert torch.equal(found.head.weight, expected.head.weight)
+    for name, pair in expected.pairs.items():
+        assert all(torch.equal(a, b) for a, b in zip(found.pairs[name], pair, strict=True))

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
-    DynamicCache,
     MistralForCausalLM,
     PreTrainedModel,
 )
 
 from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.backbone.decode_step import DecodeStep
 from rlhf_forge.backbone.loading import freeze
 from rlhf_forge.generation.decode import Response, decode, generate
 from rlhf_forge.generation.engine import Request
@@ -60,13 +60,18 @@ def stock_greedy(model: Any, eos_ids: Sequence[int]) -> list[list[int]]:
 def batch_sizes(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of every forward from now on."""
     sizes = []
-    original = backbone.next_logits
+    prompts, step = backbone.next_logits, DecodeStep.__call__
 
-    def counting(tokens: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+    def counted_prompts(tokens: Tensor, *others: Any) -> Tensor:
         sizes.append(len(tokens))
-        return original(tokens, mask, positions, cache)
+        return prompts(tokens, *others)
 
-    monkeypatch.setattr(backbone, "next_logits", counting)
+    def counted_step(self: DecodeStep, tokens: Tensor, *others: Any) -> Tensor:
+        sizes.append(len(tokens))
+        return step(self, tokens, *others)
+
+    monkeypatch.setattr(backbone, "next_logits", counted_prompts)
+    monkeypatch.setattr(DecodeStep, "__call__", counted_step)
     return sizes
 
 

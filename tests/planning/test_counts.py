@@ -101,7 +101,7 @@ def test_the_cache_has_the_bytes_that_are_counted_less_a_layer_in_moving() -> No
     cache = SlotCache(model.config, 3, torch.device("cpu"), torch.float32)
     for position in range(20, 20 + 50 + 1):
         cache.reserve(position)
-    held = sum(part.numel() * 4 for layer in cache._layers for part in layer)
+    held = sum(part.numel() * 4 for layer in cache.layers for part in layer)
     counted = cache_bytes(shape(), 4, rows=3, prompt=20, new=50)
     assert counted * shape().layers == held * (shape().layers + 1)
 

@@ -109,5 +109,7 @@ def fresh_pair(
     https://arxiv.org/abs/2106.09685, section 4.1).
     """
     bound = linear.in_features**-0.5
-    down = torch.empty(rank, linear.in_features).uniform_(-bound, bound, generator=generator)
-    return down, torch.zeros(linear.out_features, rank)
+    # On the CPU, whatever device a Trainer makes the default: the same numbers everywhere.
+    down = torch.empty(rank, linear.in_features, device="cpu")
+    up = torch.zeros(linear.out_features, rank, device="cpu")
+    return down.uniform_(-bound, bound, generator=generator), up

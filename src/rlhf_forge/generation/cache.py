@@ -33,6 +33,7 @@ class SlotCache:
 
     Attributes:
         columns: Positions there is room for by now; see `reserve`.
+        layers: Keys and values of each layer [slots, heads, columns, width].
     """
 
     def __init__(
@@ -42,13 +43,12 @@ class SlotCache:
         width = getattr(config, "head_dim", None) or (
             config.hidden_size // config.num_attention_heads
         )
+        self.slots, self.device = slots, device
         self.columns = 0
         self.window: int | None = getattr(config, "sliding_window", None)
         # Zeros, not what memory holds: 0 times NaN is NaN, under a mask too.
-        self._layers = [
-            tuple(torch.zeros(slots, heads, 0, width, device=device, dtype=dtype) for _ in range(2))
-            for _ in range(config.num_hidden_layers)
-        ]
+        empty = torch.zeros(slots, heads, 0, width, device=device, dtype=dtype)
+        self.layers = [(empty, empty.clone()) for _ in range(config.num_hidden_layers)]
         self._rows = slice(0, 0)
         self._seen = 0
         nothing = torch.zeros(0, 1, dtype=torch.long, device=device)
@@ -59,9 +59,9 @@ class SlotCache:
         if columns <= self.columns:
             return
         self.columns = columns_for(columns, self.columns)
-        for number, (keys, values) in enumerate(self._layers):
+        for number, (keys, values) in enumerate(self.layers):
             more = (0, 0, 0, self.columns - keys.shape[2])
-            self._layers[number] = (F.pad(keys, more), F.pad(values, more))
+            self.layers[number] = (F.pad(keys, more), F.pad(values, more))
 
     def place(
         self, first: int, positions: Int[Tensor, "rows new"]
@@ -85,7 +85,7 @@ class SlotCache:
         hidden = columns > own
         if self.window is not None:
             hidden |= columns <= own - self.window
-        dtype = self._layers[0][0].dtype
+        dtype = self.layers[0][0].dtype
         blank = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
         return blank.masked_fill_(hidden, torch.finfo(dtype).min)
 
@@ -99,13 +99,13 @@ class SlotCache:
     ) -> tuple[Float[Tensor, "rows heads seen width"], Float[Tensor, "rows heads seen width"]]:
         """Keep what a layer computed for the tokens that were placed; all that they may see."""
         rows, positions = self._index
-        keys, values = self._layers[layer]
+        keys, values = self.layers[layer]
         keys[rows, :, positions] = key.transpose(1, 2)
         values[rows, :, positions] = value.transpose(1, 2)
         return keys[self._rows, :, : self._seen], values[self._rows, :, : self._seen]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Put the first ``length`` positions of one slot into another."""
-        for keys, values in self._layers:
+        for keys, values in self.layers:
             keys[target, :, :length] = keys[source, :, :length]
             values[target, :, :length] = values[source, :, :length]

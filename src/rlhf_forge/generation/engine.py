@@ -13,6 +13,7 @@ from torch import Tensor
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.generation.cache import SlotCache
 from rlhf_forge.generation.sampler import Sampling, draw, uniform_draws
+from rlhf_forge.generation.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class Engine:
         model = self.backbone.model
         self._rows: list[_Row] = []
         self._cache = SlotCache(model.config, self.slots, self.backbone.device, model.dtype)
+        self._steps = Steps(self.backbone, self._cache) if self.backbone.packed else None
 
     @property
     def running(self) -> int:
@@ -224,14 +226,20 @@ class Engine:
         going = self._rows[: len(self._rows) - len(fresh)]
         parts = []
         if going:
-            tokens = torch.tensor([[row.tokens[-1]] for row in going])
-            positions = torch.tensor([[row.held] for row in going])
-            parts.append(self._read(0, tokens, positions, [r.entry.request.role for r in going]))
+            parts.append(self._next(going))
         if fresh:
             parts.append(torch.stack(fresh))
             for row in self._rows:
                 row.logits = None
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _next(self, rows: Sequence[_Row]) -> Float[Tensor, "rows vocab"]:
+        tokens, positions = [row.tokens[-1] for row in rows], [row.held for row in rows]
+        roles = [row.entry.request.role for row in rows]
+        if self._steps is not None:
+            waiting = [row.held for row in self._rows[len(rows) :]]
+            return self._steps(tokens, positions, roles, waiting=waiting)
+        return self._read(0, torch.tensor(tokens)[:, None], torch.tensor(positions)[:, None], roles)
 
     def _read(
         self,

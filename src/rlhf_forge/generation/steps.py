@@ -1,0 +1,116 @@
+"""Steps of the running rows: on a GPU each shape is captured once and replayed.
+
+A step of a 7B model is over a thousand small operations. Launched one by one they take the host
+five times as long as the GPU; a captured graph is launched as one.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.backbone.decode_step import DecodeStep
+from rlhf_forge.generation.cache import SlotCache
+
+# A captured step looks at so many columns, or twice as many, ...: what is not written is masked.
+COLUMNS_SEEN = 256
+
+
+class Steps:
+    """One token after the other for the rows in the first slots of ``cache``.
+
+    The adapters are copied when a role is first asked for.
+
+    Args:
+        backbone: Its decoder packs.
+        cache: Where the rows' keys and values are.
+    """
+
+    def __init__(self, backbone: Backbone, cache: SlotCache) -> None:
+        self._backbone, self._cache = backbone, cache
+        self._step: DecodeStep | None = None
+        self._graphs: dict[tuple[int, int], _Graph] = {}
+        self._columns = cache.columns
+
+    def __call__(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        roles: Sequence[str],
+        *,
+        waiting: Sequence[int] = (),
+    ) -> Float[Tensor, "rows vocab"]:
+        """Logits after each row's token at its position, float32; valid until the next call.
+
+        Args:
+            tokens: The newest of each row, from the first slot on.
+            positions: Theirs.
+            roles: Of the rows.
+            waiting: Position of the next token of each row in the slots behind, which is not known
+                yet: what is there may be overwritten.
+        """
+        step = self._step_for(roles)
+        seen = max(positions) + 1
+        self._cache.reserve(max(seen, *(position + 1 for position in waiting)))
+        numbers = torch.tensor([tokens, positions, [step.roles.index(role) for role in roles]])
+        if self._backbone.device.type != "cuda":
+            return step(numbers[0], numbers[1], numbers[2], self._cache.layers, seen)
+        return self._graph_for(step, len(tokens), seen)(numbers, waiting)[: len(tokens)]
+
+    def _step_for(self, roles: Sequence[str]) -> DecodeStep:
+        known = self._step.roles if self._step is not None else ()
+        if self._step is None or set(roles) - set(known):
+            self._step = self._backbone.decode_step(sorted({*known, *roles}))
+            self._graphs = {}
+        return self._step
+
+    def _graph_for(self, step: DecodeStep, rows: int, seen: int) -> "_Graph":
+        if self._columns != self._cache.columns:  # what the graphs point to is gone
+            self._graphs, self._columns = {}, self._cache.columns
+        rows = min(self._cache.slots, 1 << (rows - 1).bit_length())
+        seen = min(self._columns, -(-seen // COLUMNS_SEEN) * COLUMNS_SEEN)
+        if (rows, seen) not in self._graphs:
+            self._graphs[rows, seen] = _Graph(step, self._cache, rows, seen)
+        return self._graphs[rows, seen]
+
+
+class _Graph:
+    """Steps of one shape.
+
+    Slots whose rows wait are computed too, and those without: they write where the row's next token
+    will, or the first of a row to come.
+    """
+
+    def __init__(self, step: DecodeStep, cache: SlotCache, rows: int, seen: int) -> None:
+        self._step, self._cache, self._seen = step, cache, seen
+        self._host = torch.zeros(3, rows, dtype=torch.long, pin_memory=True)
+        self._numbers = self._host.to(cache.device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._logits: Tensor | None = None
+        self._is_warm = False
+
+    def __call__(
+        self, numbers: Int[Tensor, "3 running"], waiting: Sequence[int]
+    ) -> Float[Tensor, "rows vocab"]:
+        running, rows = numbers.shape[1], self._host.shape[1]
+        idle = [*waiting, *[0] * rows][: rows - running]
+        self._host.zero_()
+        self._host[:, :running] = numbers
+        self._host[1, running:] = torch.tensor(idle, dtype=torch.long)
+        self._numbers.copy_(self._host, non_blocking=True)
+        if not self._is_warm:  # loads kernels, which a capture does not allow
+            self._is_warm = True
+            return self._eagerly()
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._logits = self._eagerly()
+        self._graph.replay()
+        assert self._logits is not None
+        return self._logits
+
+    def _eagerly(self) -> Float[Tensor, "rows vocab"]:
+        tokens, positions, roles = self._numbers
+        return self._step(tokens, positions, roles, self._cache.layers, self._seen)
