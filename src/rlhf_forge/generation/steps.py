@@ -53,7 +53,7 @@ class Steps:
         """
         step = self._step_for(roles)
         seen = max(positions) + 1
-        self._cache.reserve(max(seen, *(position + 1 for position in waiting)))
+        self._cache.reserve(max(seen, *(position + 1 for position in waiting), 0))
         numbers = torch.tensor([tokens, positions, [step.roles.index(role) for role in roles]])
         if self._backbone.device.type != "cuda":
             return step(numbers[0], numbers[1], numbers[2], self._cache.layers, seen)
