@@ -73,9 +73,9 @@ def test_checkpointing_recomputes_every_packed_layer_in_the_backward(
     backbone = tiny.four_roles(tiny.open_tiny(checkpointing=True)).train(training)
     calls: list[int] = []
 
-    def counted(qkv: Tensor, *others: Any) -> Tensor:
+    def counted(qkv: Tensor, **others: Any) -> Tensor:
         calls.append(len(qkv))
-        return packed_attention(qkv, *others)
+        return packed_attention(qkv, **others)
 
     monkeypatch.setattr("rlhf_forge.backbone.packed_decoder.packed_attention", counted)
     policy, _ = losses(backbone)

@@ -15,11 +15,12 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from rlhf_forge.backbone import packed_decoder
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import Precision
 from rlhf_forge.backbone.loading import freeze
-from rlhf_forge.backbone.packing import pack
-from tests import exact, tiny
+from rlhf_forge.backbone.packing import BLOCK_COST, pack
+from tests import exact, plain_kernel, tiny
 
 TOKENS = tiny.rows(9, 14, 6, 11, 40)
 WANTED = tiny.spans((4, 9), (5, 14), (1, 6), (10, 11), (20, 40))
@@ -204,6 +205,24 @@ def test_they_are_close_to_those_of_the_stock_decoder_in_every_precision(
     assert pack(tokens, WANTED).shared == 12 + 11 + 5
     for ours, theirs in zip(results(packed, tokens), results(plain, tokens), strict=True):
         assert (ours - theirs).float().norm() <= error * theirs.float().norm()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("block_cost", [0, 16])
+@pytest.mark.parametrize("name", ALIKE)
+def test_over_rows_as_on_a_gpu_they_are_those_over_blocks(
+    name: str, block_cost: int, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = tiny.open_tiny(checkpointing=checkpointing)
+    over_rows = exact.in_float64(tiny.four_roles(opened))
+    over_blocks = exact.in_float64(tiny.four_roles(tiny.open_tiny()))
+    expected = results(over_blocks, alike(name))
+    plain_kernel.put_in(monkeypatch)
+    monkeypatch.setitem(BLOCK_COST, "cpu", block_cost)
+    assert over_rows.packed is not None
+    over_rows.packed.attention = packed_decoder.over_rows
+    for ours, theirs in zip(results(over_rows, alike(name)), expected, strict=True):
+        assert (ours - theirs).norm() <= 1e-13 * theirs.norm()
 
 
 def test_where_no_rows_begin_alike_no_bit_changes(monkeypatch: pytest.MonkeyPatch) -> None:

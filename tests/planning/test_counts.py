@@ -61,7 +61,7 @@ def test_the_bytes_kept_for_the_backward_are_those_that_are_counted(recomputes: 
     backbone = four_roles(open_tiny(checkpointing=recomputes))
     kept_by(backbone)  # joins the weights of q, k and v, so that they lie where they stay
     rows = [Row(length - 1, length - 1) for length in LENGTHS]
-    part = MicroBatch.packed(rows)
+    part = MicroBatch.packed(rows, cuda=False)
     how = decoder(recomputes=recomputes)
     counted = activations(how, part) - backward_extra(how, part, part.wanted)
     if recomputes:
@@ -108,7 +108,7 @@ def test_the_cache_has_the_bytes_that_are_counted_less_a_layer_in_moving() -> No
 
 def test_packed_rows_are_padded_within_blocks_only() -> None:
     rows = [Row(10, 4), Row(10, 4), Row(100, 40)]
-    part = MicroBatch.packed(rows)
+    part = MicroBatch.packed(rows, cuda=False)
     assert (part.tokens, part.wanted) == (120, 48)
     assert (part.squares, part.largest) == (100**2 + 2 * 10**2, 100**2)
     padded = MicroBatch.padded(rows)
@@ -116,7 +116,7 @@ def test_packed_rows_are_padded_within_blocks_only() -> None:
 
 
 def test_fewer_tokens_and_recomputing_never_need_more() -> None:
-    small, large = (MicroBatch.packed([Row(50, 20)] * n) for n in (4, 8))
+    small, large = (MicroBatch.packed([Row(50, 20)] * n, cuda=False) for n in (4, 8))
     assert activations(decoder(), small) < activations(decoder(), large)
     assert activations(decoder(recomputes=True), large) < activations(decoder(), large)
 

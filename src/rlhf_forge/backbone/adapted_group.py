@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from rlhf_forge.backbone.adapted_linear import AdaptedLinear
-from rlhf_forge.backbone.frozen_linear import dense_weight
+from rlhf_forge.backbone.frozen_linear import unpack_into
 
 
 class AdaptedGroup:
@@ -48,10 +48,21 @@ class AdaptedGroup:
     def weight(self, dtype: torch.dtype) -> Float[Tensor, "outer inner"]:
         """The frozen weights, one below the other; unpacked for the moment if they are 4-bit."""
         if any(layer.frozen.weight.dtype != dtype for layer in self.layers):
-            return torch.cat([dense_weight(layer.frozen, dtype) for layer in self.layers])
+            return self._unpacked(dtype)
         if self._dense is None or not self._is_shared(self._dense):
             self._dense = self._joined()
         return self._dense
+
+    def _unpacked(self, dtype: torch.dtype) -> Tensor:
+        """Each layer's weight unpacked to where it goes: joining them would be another pass."""
+        layers = [layer.frozen for layer in self.layers]
+        heights = [layer.out_features for layer in layers]
+        whole = torch.empty(
+            sum(heights), layers[0].in_features, dtype=dtype, device=layers[0].weight.device
+        )
+        for layer, part in zip(layers, torch.split(whole, heights), strict=True):
+            unpack_into(part, layer)
+        return whole
 
     def _joined(self) -> Tensor:
         """One matrix of which each layer's weight becomes a part: nothing is held twice."""
@@ -128,7 +139,7 @@ def _cast(
     factors: Sequence[Tensor], scaling: float, dtype: torch.dtype
 ) -> tuple[Tensor, list[Tensor]]:
     """All A, scaled, one below the other, and each B, in the dtype of the computation."""
-    down = torch.cat([a.to(dtype) for a in factors[::2]]).mul_(scaling)
+    down = torch.cat([*factors[::2]]).to(dtype).mul_(scaling)
     return down, [b.to(dtype) for b in factors[1::2]]
 
 

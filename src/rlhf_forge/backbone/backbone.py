@@ -172,8 +172,8 @@ class Backbone(nn.Module):
     ) -> Float[Tensor, "wanted hidden"]:
         """`hidden` at the ``wanted`` tokens of each row, row by row; computed no further than that.
 
-        All training and scoring goes through here: on the CPU over packed rows, elsewhere and under
-        several roles at once by the stock decoder.
+        All training and scoring goes through here: over packed rows where the base can be packed,
+        and under several roles at once by the stock decoder.
         """
         self._require_roles_for(tokens)
         groups = self._selection.groups

@@ -70,6 +70,16 @@ def dense_weight(linear: nn.Linear, dtype: torch.dtype) -> Float[Tensor, "outer 
     return weight.to(dtype)
 
 
+def unpack_into(out: Float[Tensor, "outer inner"], linear: nn.Linear) -> None:
+    """Write `dense_weight` in ``out``'s dtype to ``out``, on a GPU in one pass."""
+    quant_state = getattr(linear.weight, "quant_state", None)
+    if out.is_cuda and quant_state is not None and quant_state.dtype == out.dtype:
+        dequantize = import_bitsandbytes().functional.dequantize_4bit
+        dequantize(linear.weight.data, quant_state, out=out)
+    else:
+        out.copy_(dense_weight(linear, out.dtype))
+
+
 def _is_decode_step(x: Tensor) -> bool:
     """One new token a row, on a GPU, without gradients: where the fused 4-bit kernel pays.
 

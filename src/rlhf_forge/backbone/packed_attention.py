@@ -71,8 +71,8 @@ class _Attention(torch.autograd.Function):
             query, key, value = _by_head(qkv[block.span], block, heads)
             if block.prefixes:
                 key, value = _pair(_with_prefixes(qkv, block, heads), heads)
-            query = _rotated(query, *_query_angles(cos, sin, block))
-            key = _rotated(key, cos[: block.reach], sin[: block.reach])
+            query = rotated(query, *_query_angles(cos, sin, block))
+            key = rotated(key, cos[: block.reach], sin[: block.reach])
             query, key, value = _batched(query), key.flatten(0, 1), value.flatten(0, 1)
             weights = _softmax(query, key, block, heads)
             out = _by_head(mixed[block.span], block, heads)[0]
@@ -100,9 +100,9 @@ class _Attention(torch.autograd.Function):
                 rows = grad_qkv.new_empty(block.rows, block.reach, 2 * heads.keys * heads.width)
                 of_key, of_value = _pair(rows, heads)
             angles = _query_angles(cos, back, block)
-            _rotated((grad_logits @ key).view(of_query.shape), *angles, out=of_query)
+            rotated((grad_logits @ key).view(of_query.shape), *angles, out=of_query)
             angles = cos[: block.reach], back[: block.reach]
-            _rotated((grad_logits.transpose(1, 2) @ query).view(of_key.shape), *angles, out=of_key)
+            rotated((grad_logits.transpose(1, 2) @ query).view(of_key.shape), *angles, out=of_key)
             of_value.copy_((weights.transpose(1, 2) @ grad).view(of_value.shape))
             if rows is not None:
                 _add_to_prefixes(grad_qkv, rows, block, heads)
@@ -161,8 +161,8 @@ def _pair(rows: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
     return split[:, : heads.keys], split[:, heads.keys :]
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
-    """Heads [..., width, head] turned by each token's angles, its halves as the coordinates."""
+def rotated(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
+    """Heads [..., head] turned by each token's angles, its halves as the coordinates."""
     out = torch.empty(x.shape, dtype=x.dtype) if out is None else out
     (left, right), (to_left, to_right) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
     torch.mul(left, cos, out=to_left).addcmul_(right, sin, value=-1)

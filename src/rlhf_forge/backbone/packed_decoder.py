@@ -1,10 +1,11 @@
-"""A decoder's forward over packed rows on the CPU, and what of it is stock.
+"""A decoder's forward over packed rows, and what of it is stock.
 
 transformers' own modules hold the weights and stay the reference: what this computes is tested
 against them. Each layer is a few products over all tokens of all rows; behind the last attention
 only the tokens asked for go on.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,11 +19,15 @@ from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 
 from rlhf_forge.backbone.adapted_group import AdaptedGroup
 from rlhf_forge.backbone.adapted_linear import AdaptedLinear
+from rlhf_forge.backbone.flash_attention import Rows, flash_attends, flash_attention
 from rlhf_forge.backbone.packed_attention import Heads, packed_attention
 from rlhf_forge.backbone.packing import Packed
 from rlhf_forge.backbone.rms_norm import rms_norm
 from rlhf_forge.backbone.swiglu import swiglu
 from rlhf_forge.functional.products import has_bf16_units
+
+# A layer's attention but for its shape, which is given as ``heads``.
+Attention = Callable[..., Tensor]
 
 
 class PackedDecoder:
@@ -36,6 +41,7 @@ class PackedDecoder:
     def __init__(self, model: PreTrainedModel, *, recompute: bool) -> None:
         self.decoder = model.model
         self.recompute = recompute
+        self.attention = over_rows if model.device.type == "cuda" else over_blocks
         self.layers = [_Layer(layer) for layer in self.decoder.layers]
 
     def __call__(
@@ -47,9 +53,10 @@ class PackedDecoder:
         angles = self.decoder.rotary_emb(states, positions.unsqueeze(0))
         # Both halves of a head are turned by the same angles.
         cos, sin = (table[0, :, : table.shape[-1] // 2].contiguous() for table in angles)
+        attend = self.attention(packed, cos, sin)
         for layer in self.layers:
             wanted = packed.wanted if layer is self.layers[-1] else None
-            run = partial(layer, cos=cos, sin=sin, packed=packed, role=role, wanted=wanted)
+            run = partial(layer, attend=attend, role=role, wanted=wanted)
             if self.recompute and torch.is_grad_enabled():
                 states = checkpoint(run, states, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -77,18 +84,29 @@ class _Layer:
         self,
         states: Tensor,
         *,
-        cos: Tensor,
-        sin: Tensor,
-        packed: Packed,
+        attend: Attention,
         role: str,
         wanted: Tensor | None,
     ) -> Tensor:
         qkv = self.qkv(_norm(self.norms[0], states), role)
-        mixed = packed_attention(qkv, cos, sin, packed.blocks, self.heads)
+        mixed = attend(qkv, heads=self.heads)
         if wanted is not None:
             mixed, states = mixed.index_select(0, wanted), states.index_select(0, wanted)
         states = self.out(mixed, role, states)
         return self.down(swiglu(self.gate_up(_norm(self.norms[1], states), role)), role, states)
+
+
+def over_blocks(packed: Packed, cos: Tensor, sin: Tensor) -> Attention:
+    """Attention on a CPU, with the angles of every position."""
+    return partial(packed_attention, cos=cos, sin=sin, blocks=packed.blocks)
+
+
+def over_rows(packed: Packed, cos: Tensor, sin: Tensor) -> Attention:
+    """Attention on a GPU."""
+    rows = Rows.of(packed.blocks, cos.device)
+    # Padding within a block may stand behind the last position.
+    positions = rows.positions.clamp_max(packed.reach - 1)
+    return partial(flash_attention, cos=cos[positions], sin=sin[positions], rows=rows)
 
 
 def _norm(module: Any, states: Tensor) -> Tensor:
@@ -98,16 +116,23 @@ def _norm(module: Any, states: Tensor) -> Tensor:
 def can_pack(model: PreTrainedModel) -> bool:
     """Whether `PackedDecoder` computes what ``model`` does, and faster.
 
-    It is for CPUs that multiply in the model's dtype at speed, and knows decoders of Mistral's
-    form: rotated heads, full causal attention, SwiGLU, no biases.
+    It is for CPUs that multiply in the model's dtype at speed and for GPUs whose fused attention
+    takes rows of any lengths, and knows decoders of Mistral's form: rotated heads, full causal
+    attention, SwiGLU, no biases.
     """
     layers, config = model.model.layers, model.config
     linears = [m.frozen for m in layers.modules() if isinstance(m, AdaptedLinear)]
     return (
-        model.device.type == "cpu"
+        _is_fast(model)
         and all(type(layer) in {MistralDecoderLayer, LlamaDecoderLayer} for layer in layers)
         and config.hidden_act == "silu"
         and all(linear.bias is None for linear in linears)
         and getattr(config, "sliding_window", None) is None
-        and (model.dtype != torch.bfloat16 or has_bf16_units("cpu"))
     )
+
+
+def _is_fast(model: PreTrainedModel) -> bool:
+    """Whether the device has what is needed in the model's dtype."""
+    if model.device.type == "cuda":
+        return flash_attends(model.device, model.dtype)
+    return model.device.type == "cpu" and (model.dtype != torch.bfloat16 or has_bf16_units("cpu"))

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from rlhf_forge.backbone.prefixes import shared_prefixes
 
-# What one more block costs, in tokens: attention's operations are launched once more in each layer.
-BLOCK_COST = 16
+# What one more block costs, in tokens. On a CPU attention's operations run once more in each layer;
+# on a GPU they take rows of any lengths at once, and nothing is padded.
+BLOCK_COST = {"cpu": 16, "cuda": 0}
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,17 @@ def to_the_left(mask: Bool[Tensor, "batch time"]) -> Bool[Tensor, "batch time"]:
 def pack(tokens: Int[Tensor, "batch time"], wanted: Bool[Tensor, "batch time"]) -> Packed:
     """Pack what the ``wanted`` tokens can see: of each row all up to the last of them.
 
-    Rows without a wanted token are left out; what several rows begin with is there once.
+    Rows without a wanted token are left out; what several rows begin with is there once. It is
+    planned on the CPU, of which a GPU hears once.
     """
+    device = tokens.device
+    tokens, wanted = tokens.cpu(), wanted.cpu()
     ends = _ends(wanted)
     origins, shared = shared_prefixes(tokens, ends)
     own = [end - common for end, common in zip(ends, shared, strict=True)]
     starts, blocks = [0] * len(ends), list[Block]()
     sources = [torch.zeros(0, dtype=torch.long)]
-    for rows in _groups(own, shared):
+    for rows in _groups(own, shared, BLOCK_COST[device.type]):
         start, width = blocks[-1].span.stop if blocks else 0, own[rows[0]]
         prefixes = tuple(
             slice(starts[origins[row]], starts[origins[row]] + shared[row])
@@ -102,10 +106,11 @@ def pack(tokens: Int[Tensor, "batch time"], wanted: Bool[Tensor, "batch time"]) 
             starts[row] = start + number * width
         sources.append(_source(rows, [shared[row] for row in rows], width, wanted.shape[1]))
     places = _places(wanted, *(torch.tensor(each) for each in (starts, origins, shared)))
-    return Packed(tuple(blocks), torch.cat(sources), places, sum(shared))
+    source = torch.cat(sources)
+    return Packed(tuple(blocks), source.to(device), places.to(device), sum(shared))
 
 
-def _groups(own: Sequence[int], shared: Sequence[int]) -> list[list[int]]:
+def _groups(own: Sequence[int], shared: Sequence[int], block_cost: int) -> list[list[int]]:
     """Rows of one block each, the longest first; whole rows before those that go on from them.
 
     Rows without a token of their own are left out.
@@ -114,7 +119,7 @@ def _groups(own: Sequence[int], shared: Sequence[int]) -> list[list[int]]:
     for whole in (True, False):
         rows = [row for row, length in enumerate(own) if length and (shared[row] == 0) is whole]
         rows.sort(key=lambda row: -own[row])
-        cuts = block_cuts([own[row] for row in rows])
+        cuts = block_cuts([own[row] for row in rows], block_cost=block_cost)
         groups += [rows[first:last] for first, last in pairwise(cuts)]
     return groups
 
@@ -147,12 +152,12 @@ def _ends(wanted: Tensor) -> list[int]:
     return ends
 
 
-def block_cuts(lengths: Sequence[int]) -> list[int]:
-    """Where blocks begin and end, of rows by falling length: least padding and `BLOCK_COST`."""
+def block_cuts(lengths: Sequence[int], *, block_cost: int) -> list[int]:
+    """Where blocks begin and end, of rows by falling length: least padding and ``block_cost``."""
     costs, ends = [0] * (len(lengths) + 1), [0] * len(lengths)
     for start in reversed(range(len(lengths))):
         costs[start], ends[start] = min(
-            ((end - start) * lengths[start] + BLOCK_COST + costs[end], end)
+            ((end - start) * lengths[start] + block_cost + costs[end], end)
             for end in range(start + 1, len(lengths) + 1)
         )
     cuts = [0]

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 from typing_extensions import override
 
 
@@ -15,8 +16,11 @@ def rms_norm(
     """``weight * x / sqrt(mean(x^2) + eps)``, as transformers' norms round it; gradient to x only.
 
     Where a chain of torch's own operations keeps an intermediate of x's size for every one of them,
-    this keeps x, which its layer holds anyway, and a number a token.
+    this keeps x, which its layer holds anyway, and a number a token. So does torch's fused norm,
+    which is one on a GPU only and rounds once, behind the weight.
     """
+    if x.is_cuda:
+        return F.rms_norm(x, weight.shape, weight, eps)
     y: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return y
 

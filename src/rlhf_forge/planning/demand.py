@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from heapq import nlargest
 from itertools import chain, islice
 
@@ -89,7 +90,8 @@ def parts_of(setup: Setup, step: Sequence[Item]) -> list[MicroBatch]:
         step[first : first + setup.minibatch_size]
         for first in range(0, len(step), setup.minibatch_size)
     ]
-    make = MicroBatch.packed if setup.packs else MicroBatch.padded
+    packed = partial(MicroBatch.packed, cuda=setup.cuda)
+    make = packed if setup.packs else MicroBatch.padded
     return [
         make([*chain.from_iterable(items[place] for place in cut)])
         for items in minibatches

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Self
 
-from rlhf_forge.backbone.packing import block_cuts
+from rlhf_forge.backbone.packing import BLOCK_COST, block_cuts
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,11 @@ class MicroBatch:
     largest: int
 
     @classmethod
-    def packed(cls, rows: Sequence[Row]) -> Self:
-        """Rows as `rlhf_forge.backbone.packing` lays them: padded within blocks of like length."""
+    def packed(cls, rows: Sequence[Row], *, cuda: bool) -> Self:
+        """Rows as `rlhf_forge.backbone.packing` lays them: padded within blocks, on a CPU only."""
         lengths = sorted((row.length for row in rows), reverse=True)
-        blocks = [(last - first, lengths[first]) for first, last in pairwise(block_cuts(lengths))]
+        cuts = block_cuts(lengths, block_cost=BLOCK_COST["cuda" if cuda else "cpu"])
+        blocks = [(last - first, lengths[first]) for first, last in pairwise(cuts)]
         return cls._of(blocks, rows)
 
     @classmethod
