@@ -155,6 +155,7 @@ def answer(
     from gpu_rows import QUESTIONS, SIZES, Run
 
     quiet()
+    # With its index, which some of torch.cuda asks for.
     sizes, device = (SIZES["toy"], "cpu") if toy else (SIZES["full"], "cuda:0")
     run = Run(sizes, torch.device(device), folder, lambda: ends - time.monotonic(), tell, floors)
     QUESTIONS[question](run)

@@ -128,7 +128,6 @@ def backbone_on(
     backbone = Backbone(
         random_base(shape, device), LoraSpec(), gradient_checkpointing=checkpointing
     )
-    backbone.packed = None  # as on a GPU
     weights = backbone.fresh_weights(seed=0)
     for role in [*frozen, *trained]:
         has_head = role in {"value", "reward"}
