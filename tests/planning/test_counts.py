@@ -10,13 +10,22 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import Precision
+from rlhf_forge.backbone.packed_decoder import over_rows
+from rlhf_forge.backbone.packing import BLOCK_COST
 from rlhf_forge.errors import UserError
 from rlhf_forge.generation.cache import SlotCache
-from rlhf_forge.planning.activations import Decoder, activations, backward_extra
+from rlhf_forge.planning.activations import (
+    Decoder,
+    activations,
+    attention_kept,
+    backward_extra,
+    mlp_kept,
+)
 from rlhf_forge.planning.micro_batch import MicroBatch, Row
 from rlhf_forge.planning.rollout_cache import cache_bytes
 from rlhf_forge.planning.shape import Shape
 from rlhf_forge.planning.weights import Roles, adapter_bytes, base_bytes, optimiser_bytes
+from tests import plain_kernel
 from tests.tiny import LORA, PRECISIONS, base, four_roles, open_tiny
 
 LENGTHS = (29, 17, 16, 9)
@@ -26,8 +35,8 @@ def shape() -> Shape:
     return Shape.of(json.loads((base() / "config.json").read_text()), "tiny")
 
 
-def decoder(*, recomputes: bool = False) -> Decoder:
-    return Decoder(shape(), LORA.r, size=4, packs=True, recomputes=recomputes, fused=False)
+def decoder(*, recomputes: bool = False, fused: bool = False) -> Decoder:
+    return Decoder(shape(), LORA.r, size=4, packs=True, recomputes=recomputes, fused=fused)
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -56,20 +65,32 @@ def kept_by(backbone: Backbone) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("recomputes", [False, True])
-def test_the_bytes_kept_for_the_backward_are_those_that_are_counted(recomputes: bool) -> None:
+def test_the_bytes_kept_for_the_backward_are_those_that_are_counted(
+    recomputes: bool, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backbone = four_roles(open_tiny(checkpointing=recomputes))
+    if fused:
+        as_on_a_gpu(backbone, monkeypatch)
     kept_by(backbone)  # joins the weights of q, k and v, so that they lie where they stay
     rows = [Row(length - 1, length - 1) for length in LENGTHS]
-    part = MicroBatch.packed(rows, cuda=False)
-    how = decoder(recomputes=recomputes)
-    counted = activations(how, part) - backward_extra(how, part, part.wanted)
+    part = MicroBatch.packed(rows, cuda=fused)
+    how = decoder(recomputes=recomputes, fused=fused)
     if recomputes:
-        whole = decoder(recomputes=False)
         # Counted at its peak, where one layer has been computed again.
-        again = activations(whole, part) - backward_extra(whole, part, part.wanted)
-        counted -= again // whole.shape.layers
+        again = attention_kept(how, part) + mlp_kept(how, part, part.tokens)
+        counted = activations(how, part) - backward_extra(how, part, part.tokens) - again
+    else:
+        counted = activations(how, part) - backward_extra(how, part, part.wanted)
     assert kept_by(backbone) == pytest.approx(counted, rel=0.1)
+
+
+def as_on_a_gpu(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain_kernel.put_in(monkeypatch)
+    monkeypatch.setitem(BLOCK_COST, "cpu", BLOCK_COST["cuda"])
+    assert backbone.packed is not None
+    backbone.packed.attention = over_rows
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -106,11 +127,14 @@ def test_the_cache_has_the_bytes_that_are_counted_less_a_layer_in_moving() -> No
     assert counted * shape().layers == held * (shape().layers + 1)
 
 
-def test_packed_rows_are_padded_within_blocks_only() -> None:
+def test_packed_rows_are_padded_within_blocks_only_and_on_a_gpu_not_at_all() -> None:
     rows = [Row(10, 4), Row(10, 4), Row(100, 40)]
     part = MicroBatch.packed(rows, cuda=False)
     assert (part.tokens, part.wanted) == (120, 48)
     assert (part.squares, part.largest) == (100**2 + 2 * 10**2, 100**2)
+    uneven = [Row(100, 40), Row(90, 40)]
+    on_either = [MicroBatch.packed(uneven, cuda=cuda).tokens for cuda in (False, True)]
+    assert on_either == [200, 190]
     padded = MicroBatch.padded(rows)
     assert (padded.tokens, padded.squares) == (300, 3 * 100**2)
 

@@ -23,8 +23,8 @@ class Decoder:
         shape: Of the base.
         rank: Of the adapters.
         size: Bytes of a number that is computed with: 4 in fp32, else 2.
-        packs: Whether rows are packed and layers have a backward of their own (on a CPU); the stock
-            decoder keeps more.
+        packs: Whether rows are packed and layers have a backward of their own; the stock decoder
+            keeps more.
         recomputes: Whether layers are computed once more in the backward: then each keeps its input
             alone.
         fused: Whether attention keeps no weights, and computes them again: on a GPU.
@@ -41,13 +41,16 @@ class Decoder:
 def attention_kept(decoder: Decoder, part: MicroBatch) -> int:
     """Of one layer up to attention, for all tokens: packed 2 d + q + 2 k + 3 r and the weights.
 
-    The weights, H x rows x width^2, are kept on a CPU; a GPU's fused attention computes them again.
+    The weights, H x rows x width^2, are kept on a CPU; a GPU's fused attention computes them again
+    with the help of a number a token and head.
     """
     shape = decoder.shape
     numbers = 2 * shape.width + shape.queries + 2 * shape.keys + 3 * decoder.rank
     if decoder.packs:
-        weights = shape.heads * part.squares
-        return decoder.size * (part.tokens * numbers + weights) + FLOAT32 * part.tokens
+        weights = 0 if decoder.fused else decoder.size * shape.heads * part.squares
+        normalisers = 1 + (shape.heads if decoder.fused else 0)
+        each = decoder.size * numbers + FLOAT32 * normalisers
+        return part.tokens * each + weights
     # The norm keeps a float32 copy of its input, attention its output beside what goes on.
     norm = FLOAT32 * shape.width if decoder.size < FLOAT32 else 0
     # The plain softmax is in float32, and cast.
@@ -68,13 +71,14 @@ def mlp_kept(decoder: Decoder, part: MicroBatch, tokens: int) -> int:
 
 
 def backward_extra(decoder: Decoder, part: MicroBatch, tokens: int) -> int:
-    """What the backward of one layer needs beside what is kept: 4 f + 2 d a token, at its widest.
+    """What the backward of one layer needs beside what is kept: 3 f + 2 d a token, at its widest.
 
-    Attention's gradients of the weights and of the logits, of one block at a time, come when the
-    gated part, 3 f, is free again: they are more only where rows are long.
+    The stock activation's backward has an intermediate more: 4 f. Attention's gradients of the
+    weights and of the logits, of one block at a time, come when the gated part, 3 f, is free again:
+    they are more only where rows are long.
     """
     shape = decoder.shape
-    gated = tokens * (4 * shape.inner + 2 * shape.width)
+    gated = tokens * ((3 if decoder.packs else 4) * shape.inner + 2 * shape.width)
     if decoder.fused:
         return decoder.size * gated
     attention = 2 * shape.heads * part.largest - 3 * shape.inner * tokens
@@ -110,6 +114,6 @@ def logits(decoder: Decoder, part: MicroBatch) -> int:
 
 
 def unpacked(decoder: Decoder) -> int:
-    """A 4-bit base's weights that are unpacked at once: the widest product's, and their parts."""
+    """A 4-bit base's weights that are unpacked at once: the widest product's, on a CPU twice."""
     widest = max(2 * decoder.shape.inner, decoder.shape.queries + 2 * decoder.shape.keys)
-    return 2 * decoder.size * widest * decoder.shape.width
+    return (1 if decoder.fused else 2) * decoder.size * widest * decoder.shape.width

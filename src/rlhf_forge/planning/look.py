@@ -85,7 +85,7 @@ def look_at(config: Any, *, stage: str, data: Any = None, cuda: bool | None = No
     shape = Shape.of(told, path)
     cuda = _on_gpu(config.trainer.accelerator) if cuda is None else cuda
     precision = config.model.init_args.backbone.precision
-    packs = not cuda and _packs(told, precision)
+    packs = _packs(told, precision, cuda=cuda)
     setup = setup_of(config, shape, stage=stage, cuda=cuda, packs=packs)
     if data is None:
         return Look(setup, demand_of_limits(setup), folder)
@@ -103,13 +103,17 @@ def _on_gpu(accelerator: object) -> bool:
     return accelerator not in CPUS and torch.cuda.is_available()
 
 
-def _packs(told: dict[str, Any], precision: str) -> bool:
-    """As `rlhf_forge.backbone.packed_decoder.can_pack` will say of the loaded model."""
+def _packs(told: dict[str, Any], precision: str, *, cuda: bool) -> bool:
+    """As `rlhf_forge.backbone.packed_decoder.can_pack` will say of the loaded model.
+
+    A GPU, which need not be here, is taken to be an Ampere or newer.
+    """
+    is_fast = precision != "fp32" if cuda else precision == "fp32" or has_bf16_units("cpu")
     return (
-        told.get("model_type") in PACKED_MODELS
+        is_fast
+        and told.get("model_type") in PACKED_MODELS
         and told.get("hidden_act", "silu") == "silu"
         and told.get("sliding_window") is None
-        and (precision == "fp32" or has_bf16_units("cpu"))
     )
 
 

@@ -93,7 +93,7 @@ def _held(setup: Setup) -> list[Part]:
     """What does not depend on the step."""
     shape, rank = setup.shape, setup.rank
     base = base_bytes(shape, setup.precision)
-    if setup.packs:
+    if setup.packs and not setup.cuda:
         base += joined_bytes(shape, setup.precision)
     adapters = adapter_bytes(shape, rank, setup.roles, setup.precision)
     optimiser = optimiser_bytes(shape, rank, setup.roles, kept_state=not setup.cuda)
