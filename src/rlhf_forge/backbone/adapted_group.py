@@ -6,6 +6,7 @@ outputs in place, so that no output is ever added to another.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -88,7 +89,10 @@ class AdaptedGroup:
 
 
 class _Product(torch.autograd.Function):
-    """``residual + x W^T + scaling (x A^T) B^T``; keeps x and the narrow products."""
+    """``residual + x W^T + scaling (x A^T) B^T``; keeps x, the narrow products, and A, B as cast.
+
+    Casting them once more in the backward would cost a GPU more in launches than they do in memory.
+    """
 
     @staticmethod
     @override
@@ -103,13 +107,14 @@ class _Product(torch.autograd.Function):
         weight = group.weight(x.dtype)
         y = x @ weight.T if residual is None else torch.addmm(residual, x, weight.T)
         ctx.group, ctx.scaling = group, scaling
-        narrow: list[Tensor] = []
-        if factors:
-            down, ups = _cast(factors, scaling, x.dtype)
-            narrow = list(torch.split(x @ down.T, [len(a) for a in factors[::2]], dim=1))
-            for part, up, out in zip(narrow, ups, _columns(y, ups), strict=True):
-                out.addmm_(part, up.T)
-        ctx.save_for_backward(x, *narrow, *factors)
+        if not factors:
+            ctx.save_for_backward(x)
+            return y
+        down, ups = _cast(factors, scaling, x.dtype)
+        narrow = torch.split(x @ down.T, [len(a) for a in factors[::2]], dim=1)
+        for part, up, out in zip(narrow, ups, _columns(y, ups), strict=True):
+            out.addmm_(part, up.T)
+        ctx.save_for_backward(x, down, *narrow, *ups)
         return y
 
     @staticmethod
@@ -117,22 +122,22 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:  # type: ignore[explicit-override] # torch's decorator hides it
         grad, needed = grads[0], ctx.needs_input_grad
         x, *others = ctx.saved_tensors
-        narrow, factors = others[: len(others) // 3], others[len(others) // 3 :]
         grad_x = grad @ ctx.group.weight(x.dtype) if needed[0] else None
         grad_residual = grad if needed[1] else None
-        if not factors:
+        if not others:
             return grad_x, grad_residual, None, None
-        down, ups = _cast(factors, ctx.scaling, x.dtype)
+        down, *others = others
+        narrow, ups = others[: len(others) // 2], others[len(others) // 2 :]
         parts = _columns(grad, ups)
         grad_narrow = torch.cat([g @ up for g, up in zip(parts, ups, strict=True)], dim=1)
         if grad_x is not None:
             grad_x.addmm_(grad_narrow, down)
-        grad_factors: list[Tensor | None] = [None] * len(factors)
-        if any(needed[4:]):
-            grad_down = (grad_narrow.T @ x).mul_(ctx.scaling)
-            grad_factors[::2] = torch.split(grad_down, [len(a) for a in factors[::2]])
-            grad_factors[1::2] = [g.T @ h for g, h in zip(parts, narrow, strict=True)]
-        return grad_x, grad_residual, None, None, *grad_factors
+        if not any(needed[4:]):
+            return grad_x, grad_residual, None, None, *[None] * len(needed[4:])
+        grad_down = (grad_narrow.T @ x).mul_(ctx.scaling)
+        downs = torch.split(grad_down, [part.shape[1] for part in narrow])
+        of_ups = [g.T @ h for g, h in zip(parts, narrow, strict=True)]
+        return grad_x, grad_residual, None, None, *chain(*zip(downs, of_ups, strict=True))
 
 
 def _cast(
