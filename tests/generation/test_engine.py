@@ -1,9 +1,12 @@
 """Rows that enter and leave a running batch, and what each of them may not notice."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.generation import engine as engine_module
 from rlhf_forge.generation.decode import generate
 from rlhf_forge.generation.engine import Drawn, Engine, Entry, Request
 from rlhf_forge.generation.sampler import Sampling, draw, uniform_draws
@@ -65,6 +68,26 @@ def test_rows_that_refill_slots_generate_as_a_plain_loop_does(
     assert [response.tokens for response in responses] == expected
     assert any(response.finished for response in responses)
     assert not all(response.finished for response in responses)
+
+
+@pytest.mark.parametrize("tokens", [1, 15, 30])
+def test_prompts_that_are_read_a_few_at_a_time_generate_the_same(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    expected = [plainly(backbone, r, s, set()) for r, s in zip(REQUESTS, EACH, strict=True)]
+    read: list[int] = []
+    original = backbone.next_logits
+
+    def counted(ids: torch.Tensor, *others: Any) -> torch.Tensor:
+        read.append(ids.numel())
+        return original(ids, *others)
+
+    monkeypatch.setattr(backbone, "next_logits", counted)
+    monkeypatch.setattr(engine_module, "PREFILL_TOKENS", tokens)
+    responses = generate(backbone, REQUESTS, EACH, [], max_rows=8)
+    assert [response.tokens for response in responses] == expected
+    assert len(read) > 1
+    assert all(size <= max(tokens, 14) for size in read)
 
 
 def test_a_row_may_enter_at_any_step(backbone: Backbone) -> None:
