@@ -17,6 +17,7 @@ from rlhf_forge.generation.cache import SlotCache
 from rlhf_forge.planning.activations import (
     Decoder,
     activations,
+    adapters_kept,
     attention_kept,
     backward_extra,
     mlp_kept,
@@ -24,7 +25,13 @@ from rlhf_forge.planning.activations import (
 from rlhf_forge.planning.micro_batch import MicroBatch, Row
 from rlhf_forge.planning.rollout_cache import cache_bytes
 from rlhf_forge.planning.shape import Shape
-from rlhf_forge.planning.weights import Roles, adapter_bytes, base_bytes, optimiser_bytes
+from rlhf_forge.planning.weights import (
+    Roles,
+    adapter_bytes,
+    base_bytes,
+    gradient_bytes,
+    moment_bytes,
+)
 from tests import plain_kernel
 from tests.tiny import LORA, PRECISIONS, base, four_roles, open_tiny
 
@@ -79,7 +86,7 @@ def test_the_bytes_kept_for_the_backward_are_those_that_are_counted(
     how = decoder(recomputes=recomputes, fused=fused)
     if recomputes:
         # Counted at its peak, where one layer has been computed again.
-        again = attention_kept(how, part) + mlp_kept(how, part, part.tokens)
+        again = attention_kept(how, part) + mlp_kept(how, part, part.tokens) + adapters_kept(how)
         counted = activations(how, part) - backward_extra(how, part, part.tokens) - again
     else:
         counted = activations(how, part) - backward_extra(how, part, part.wanted)
@@ -113,8 +120,9 @@ def test_adapters_and_moments_have_the_bytes_that_are_counted() -> None:
     roles = Roles(trained=2, frozen=2)
     assert adapter_bytes(shape(), LORA.r, roles, "bf16") == held
     trained = sum(p.numel() for p in adapters.values() if p.requires_grad)
-    assert optimiser_bytes(shape(), LORA.r, roles, kept_state=False) == 12 * trained
-    assert optimiser_bytes(shape(), LORA.r, roles, kept_state=True) == 24 * trained
+    assert gradient_bytes(shape(), LORA.r, roles) == 4 * trained
+    assert moment_bytes(shape(), LORA.r, roles, kept_state=False) == 8 * trained
+    assert moment_bytes(shape(), LORA.r, roles, kept_state=True) == 20 * trained
 
 
 def test_the_cache_has_the_bytes_that_are_counted_less_a_layer_in_moving() -> None:

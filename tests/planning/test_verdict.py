@@ -83,7 +83,7 @@ def test_mistral_7b_in_four_bit_has_the_bytes_of_its_card() -> None:
 
 
 @pytest.mark.parametrize("setup", [SFT, PPO])
-@pytest.mark.parametrize("memory", [12 * GIB, 9 * GIB])
+@pytest.mark.parametrize("memory", [10 * GIB, 8 * GIB])
 def test_the_change_that_is_named_makes_it_fit_and_is_one_key(setup: Setup, memory: int) -> None:
     assert word_of(planned(setup), memory) != "fits"
     change = one_change(setup, planned, memory)

@@ -70,6 +70,15 @@ def mlp_kept(decoder: Decoder, part: MicroBatch, tokens: int) -> int:
     return tokens * (decoder.size * numbers + norm)
 
 
+def adapters_kept(decoder: Decoder) -> int:
+    """Of one packed layer, whatever the tokens: A of each adapter, scaled, and B if it was cast."""
+    if not decoder.packs:
+        return 0
+    downs = decoder.rank * sum(inner for inner, _ in decoder.shape.linears)
+    ups = decoder.rank * sum(outer for _, outer in decoder.shape.linears)
+    return decoder.size * (downs + ups * (decoder.size < FLOAT32))
+
+
 def backward_extra(decoder: Decoder, part: MicroBatch, tokens: int) -> int:
     """What the backward of one layer needs beside what is kept: 3 f + 2 d a token, at its widest.
 
@@ -92,8 +101,9 @@ def activations(decoder: Decoder, part: MicroBatch) -> int:
     the start of the backward, or one layer later, where all tokens meet the backward's own tensors.
     """
     last = part.wanted if decoder.packs else part.tokens
-    layer = attention_kept(decoder, part) + mlp_kept(decoder, part, part.tokens)
-    top = attention_kept(decoder, part) + mlp_kept(decoder, part, last)
+    below = attention_kept(decoder, part) + adapters_kept(decoder)
+    layer = below + mlp_kept(decoder, part, part.tokens)
+    top = below + mlp_kept(decoder, part, last)
     # The final norm's input and output, and where each log-probability pulls.
     ends = 3 * decoder.size * decoder.shape.width * part.wanted
     layers = decoder.shape.layers

@@ -12,8 +12,9 @@ from rlhf_forge.planning.weights import (
     COMPUTED_IN,
     adapter_bytes,
     base_bytes,
+    gradient_bytes,
     joined_bytes,
-    optimiser_bytes,
+    moment_bytes,
 )
 
 
@@ -96,18 +97,26 @@ def _held(setup: Setup) -> list[Part]:
     if setup.packs and not setup.cuda:
         base += joined_bytes(shape, setup.precision)
     adapters = adapter_bytes(shape, rank, setup.roles, setup.precision)
-    optimiser = optimiser_bytes(shape, rank, setup.roles, kept_state=not setup.cuda)
+    optimiser = moment_bytes(shape, rank, setup.roles, kept_state=not setup.cuda)
+    gradients = gradient_bytes(shape, rank, setup.roles)
+    if not setup.cuda:  # what a CPU's heap frees in one phase it does not lack in the other
+        optimiser += gradients
     return [_sure("base", base), _sure("adapters", adapters), _sure("optimiser", optimiser)]
 
 
 def _update(setup: Setup, least: MicroBatch, expected: MicroBatch, most: MicroBatch) -> list[Part]:
     decoder = setup.decoder
+    gradients = gradient_bytes(setup.shape, setup.rank, setup.roles)
     widest = [activations(decoder, part) for part in (least, expected, most)]
     rows = [0] * 3
     if setup.stage != "reward":
         rows = [logits(decoder, part) for part in (least, expected, most)]
-    parts = [Part("activations", *widest), Part("logits", *rows)]
-    return [*parts, *([_sure("unpacked weights", unpacked(decoder))] * (setup.precision == "nf4"))]
+    return [
+        *([_sure("gradients", gradients)] * setup.cuda),
+        Part("activations", *widest),
+        Part("logits", *rows),
+        *([_sure("unpacked weights", unpacked(decoder))] * (setup.precision == "nf4")),
+    ]
 
 
 def _rollout(setup: Setup, prompt: int) -> list[Part]:
@@ -118,10 +127,18 @@ def _rollout(setup: Setup, prompt: int) -> list[Part]:
     shape, rows = setup.shape, setup.generated
     kept = cache_bytes(shape, size, rows=rows, prompt=prompt, new=new)
     read = prefill_bytes(shape, size, rows=rows, prompt=prompt, fused=setup.cuda)
-    drawn = 2 * 4 * rows * shape.vocab
-    parts = [_sure("KV cache", kept), _sure("activations", read), _sure("logits", drawn)]
-    unpacks = setup.precision == "nf4"
-    return [*parts, *([_sure("unpacked weights", unpacked(setup.decoder))] * unpacks)]
+    weights = unpacked(setup.decoder) if setup.precision == "nf4" else 0
+    if setup.cuda:
+        # Prompts are read before the cache has grown, and steps of few rows unpack nothing.
+        grown = kept - cache_bytes(shape, size, rows=rows, prompt=prompt, new=0)
+        read, weights = max(0, read + weights - grown), 0
+    return [
+        _sure("KV cache", kept),
+        _sure("copied adapter", shape.adapter(setup.rank) * size),
+        _sure("activations", read),
+        _sure("logits", 2 * 4 * rows * shape.vocab),
+        *([_sure("unpacked weights", weights)] * (weights > 0)),
+    ]
 
 
 def _sure(name: str, size: int) -> Part:

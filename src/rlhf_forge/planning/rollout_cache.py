@@ -1,6 +1,7 @@
 """Bytes of the keys and values of running rows, and of reading their prompts."""
 
 from rlhf_forge.generation.cache import columns_for
+from rlhf_forge.generation.engine import PREFILL_TOKENS
 from rlhf_forge.planning.shape import Shape
 
 
@@ -23,12 +24,12 @@ def cache_bytes(shape: Shape, size: int, *, rows: int, prompt: int, new: int) ->
 
 
 def prefill_bytes(shape: Shape, size: int, *, rows: int, prompt: int, fused: bool) -> int:
-    """Most that reading ``rows`` prompts at once holds beside the cache; no gradients.
+    """Most that reading ``rows`` prompts, some at once, holds beside the cache; no gradients.
 
     The gated layer's three wide tensors and the stream's two, or attention's logits and weights in
     float32, which a GPU's fused attention does without.
     """
-    tokens = rows * prompt
+    tokens = min(rows * prompt, max(prompt, PREFILL_TOKENS))
     gated = size * (3 * shape.inner + 2 * shape.width)
     attention = 0 if fused else 2 * 4 * shape.heads * prompt
     return tokens * max(gated, attention)

@@ -45,8 +45,13 @@ def adapter_bytes(shape: Shape, rank: int, roles: Roles, precision: Precision) -
     return numbers * (FLOAT32 * roles.trained + COMPUTED_IN[precision] * roles.frozen)
 
 
-def optimiser_bytes(shape: Shape, rank: int, roles: Roles, *, kept_state: bool) -> int:
-    """A gradient and AdamW's two moments of each number that trains, float32.
+def gradient_bytes(shape: Shape, rank: int, roles: Roles) -> int:
+    """A gradient of each number that trains, float32."""
+    return FLOAT32 * roles.trained * shape.adapter(rank)
+
+
+def moment_bytes(shape: Shape, rank: int, roles: Roles, *, kept_state: bool) -> int:
+    """AdamW's two moments of each number that trains, float32.
 
     Args:
         shape: Of the base.
@@ -55,5 +60,5 @@ def optimiser_bytes(shape: Shape, rank: int, roles: Roles, *, kept_state: bool) 
         kept_state: Whether the copy to go back to (weights and moments) lies in the same memory: it
             is in the CPU's.
     """
-    copies = 3 + (3 if kept_state else 0)
+    copies = 2 + (3 if kept_state else 0)
     return copies * FLOAT32 * roles.trained * shape.adapter(rank)
