@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import Precision
+from rlhf_forge.backbone.decode_step import DecodeStep
 from rlhf_forge.generation.cache import SlotCache
 from tests import tiny
 
@@ -48,7 +49,7 @@ def ours(
     backbone: Backbone, cache: SlotCache, tokens: Tensor, *, roles: list[str] = ROLES
 ) -> Tensor:
     own = torch.tensor([roles.index(ROLES[number]) for number in OWN])
-    step = backbone.decode_step(roles)
+    step = DecodeStep(backbone, roles)
     return step(tokens, torch.tensor(LENGTHS), own, cache.layers, max(LENGTHS) + 1)
 
 
@@ -77,7 +78,7 @@ def test_rows_of_one_role_get_the_stock_decoders_logits(role: str) -> None:
     caches = [read(backbone, roles) for _ in range(2)]
     tokens = tiny.rows(*[1] * len(OWN), seed=9)[:, 0]
     expected = stock(backbone, caches[0], tokens, roles)
-    step = backbone.decode_step([role])
+    step = DecodeStep(backbone, [role])
     nothing = torch.zeros(len(LENGTHS), dtype=torch.long)
     found = step(tokens, torch.tensor(LENGTHS), nothing, caches[1].layers, max(LENGTHS) + 1)
     assert_close(found, expected, rtol=0, atol=1e-5)
@@ -93,7 +94,7 @@ def test_more_columns_than_are_needed_and_more_rows_change_nothing() -> None:
     for keys, values in cache.layers:
         keys[:, :, max(LENGTHS) + 1 :] = values[:, :, max(LENGTHS) + 1 :] = 1e4
     more = torch.zeros(2, dtype=torch.long)
-    found = backbone.decode_step(ROLES)(
+    found = DecodeStep(backbone, ROLES)(
         torch.cat([tokens, more]),
         torch.cat([torch.tensor(LENGTHS), more]),
         torch.cat([torch.tensor(OWN), more]),
@@ -116,7 +117,7 @@ def test_a_step_keeps_the_adapters_as_they_were() -> None:
     cache = read(backbone, ["policy"] * len(OWN))
     tokens = tiny.rows(*[1] * len(OWN), seed=9)[:, 0]
     numbers = torch.zeros(len(OWN), dtype=torch.long)
-    step = backbone.decode_step(["policy"])
+    step = DecodeStep(backbone, ["policy"])
 
     def found() -> Tensor:
         return step(tokens, torch.tensor(LENGTHS), numbers, cache.layers, max(LENGTHS) + 1)
@@ -126,12 +127,12 @@ def test_a_step_keeps_the_adapters_as_they_were() -> None:
         for parameter in backbone.parameters_of("policy"):
             parameter.mul_(2)
     assert torch.equal(found(), before)
-    step = backbone.decode_step(["policy"])
+    step = DecodeStep(backbone, ["policy"])
     assert not torch.equal(found(), before)
 
 
 def test_a_decoder_that_does_not_pack_has_no_step_of_its_own() -> None:
     backbone = backbone_of("fp32")
     backbone.packed = None
-    with pytest.raises(RuntimeError, match="only a decoder that packs"):
-        backbone.decode_step(["policy"])
+    with pytest.raises(ValueError, match="only a decoder that packs"):
+        DecodeStep(backbone, ["policy"])

@@ -15,7 +15,6 @@ from rlhf_forge.backbone.adapter_files import AdapterWeights
 from rlhf_forge.backbone.attention import cache_argument
 from rlhf_forge.backbone.checkpointing import recomputed
 from rlhf_forge.backbone.config import LoraSpec
-from rlhf_forge.backbone.decode_step import DecodeStep
 from rlhf_forge.backbone.packed_decoder import PackedDecoder, can_pack
 from rlhf_forge.backbone.packing import pack, to_the_left
 from rlhf_forge.backbone.scalar_head import HeadWeights, ScalarHead
@@ -257,16 +256,6 @@ class Backbone(nn.Module):
             **cache_argument(self.model.model, cache),
         )
         return product(out.last_hidden_state[:, -1], self.model.lm_head.weight).float()
-
-    def decode_step(self, roles: Sequence[str]) -> DecodeStep:
-        """The forward of one new token a row under ``roles``; it copies their adapters.
-
-        Raises:
-            RuntimeError: If the decoder does not pack.
-        """
-        if self.packed is None:
-            raise RuntimeError("only a decoder that packs has a decode step of its own")
-        return DecodeStep(self.packed, self.model.lm_head.weight, roles)
 
     def _frozen_layers(self) -> list[tuple[str, nn.Linear]]:
         return [(name, layer.frozen) for name, layer in self._adapted.items()]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlhf_forge.backbone.attention import plain_attention
-from rlhf_forge.backbone.packed_decoder import PackedDecoder
+from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.stacked_adapters import StackedGroup, owners
 from rlhf_forge.backbone.swiglu import swiglu
 from rlhf_forge.functional.products import product
@@ -26,12 +26,17 @@ class DecodeStep:
     """The decoder under some roles; with copies of their adapters as they are now.
 
     Args:
-        packed: The decoder.
-        lm_head: Output embedding [vocab, hidden].
+        backbone: With these roles.
         roles: That rows may have.
+
+    Raises:
+        ValueError: If the backbone's decoder does not pack.
     """
 
-    def __init__(self, packed: PackedDecoder, lm_head: Tensor, roles: Sequence[str]) -> None:
+    def __init__(self, backbone: Backbone, roles: Sequence[str]) -> None:
+        packed, lm_head = backbone.packed, backbone.model.lm_head.weight
+        if packed is None:
+            raise ValueError("only a decoder that packs has a decode step of its own")
         self.roles = tuple(roles)
         self._decoder, self._lm_head = packed.decoder, lm_head
         self._layers = [_Layer(layer, roles, lm_head.dtype) for layer in packed.layers]

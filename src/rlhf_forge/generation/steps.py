@@ -62,7 +62,7 @@ class Steps:
     def _step_for(self, roles: Sequence[str]) -> DecodeStep:
         known = self._step.roles if self._step is not None else ()
         if self._step is None or set(roles) - set(known):
-            self._step = self._backbone.decode_step(sorted({*known, *roles}))
+            self._step = DecodeStep(self._backbone, sorted({*known, *roles}))
             self._graphs = {}
         return self._step
 
