@@ -1,12 +1,13 @@
 """Processes that train together, set up as torchrun does it, but forked from one that is warm."""
 
 import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from tests.ports import free_port
 
 PATIENCE = 300.0
 CONTEXT = get_context("forkserver")
@@ -43,7 +44,7 @@ def together(
         processes: How many.
         as_started: Gives the environment variables of each.
     """
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     running = [
         CONTEXT.Process(
             target=_begin,
@@ -111,9 +112,3 @@ def _begin(
     code = work(number, *arguments)
     sys.stderr.flush()
     sys.exit(code)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

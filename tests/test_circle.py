@@ -1,5 +1,6 @@
 """docs/circle.md as it stands: serve, vote in a browser, export, reward, PPO, serve, win."""
 
+import http.client
 import shlex
 import signal
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 
 from rlhf_forge.toy_world.records import prompts
 from tests.browsing import CHROMIUM, FLAGS
-from tests.serve.feedback.live import ask, free_port
+from tests.ports import free_port
+from tests.serve.feedback.live import ask
 from tests.serve.page.voter import Voter
 from tests.test_docs import ROOT, typed_lines
 
@@ -54,7 +56,7 @@ def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
         try:
             ask(url)
             return
-        except OSError:
+        except (OSError, http.client.HTTPException):
             time.sleep(0.2)
     raise AssertionError("the server did not start")
 

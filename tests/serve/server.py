@@ -1,7 +1,7 @@
 """The server as a process, and raw requests to it."""
 
+import http.client
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import openai
+
+from tests.ports import free_port
 
 SECONDS_TO_START = 300
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -26,9 +28,7 @@ class Server:
     """
 
     def __init__(self, run: Path, *options: str, environment: dict[str, str] | None = None) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = run / f"server-{self.port}.log"
         command = [sys.executable, "-m", "rlhf_forge", "serve", str(run), *options]
@@ -51,7 +51,7 @@ class Server:
         """Whether answers are given now."""
         try:
             return self.get("/health/ready")[0] == 200
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return False
 
     def client(self, key: str = "any") -> openai.OpenAI:
@@ -114,8 +114,9 @@ class Server:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process has to itself or shares."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+    """Bytes of memory that a process has written to; files it maps come and go as they like."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 def hello(text: str = "Hello") -> Any:

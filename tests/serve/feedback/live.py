@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import socket
 import threading
 import time
 import urllib.error
@@ -17,16 +16,10 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 SECONDS_TO_START = 60
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 @contextlib.contextmanager
 def served(app: FastAPI) -> Iterator[str]:
     """The app's address, while it runs."""
-    config = uvicorn.Config(app, port=free_port(), log_level="warning", ws="none")
+    config = uvicorn.Config(app, port=0, log_level="warning", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -35,7 +28,8 @@ def served(app: FastAPI) -> Iterator[str]:
         while not server.started and thread.is_alive() and time.monotonic() < end:
             time.sleep(0.01)
         assert server.started
-        yield f"http://127.0.0.1:{config.port}"
+        [listening] = server.servers[0].sockets
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join()
