@@ -1,5 +1,6 @@
 """kill -9 in the middle of a run, then the same command with --ckpt_path last."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from rlhf_forge.__main__ import main
 from rlhf_forge.callbacks.checkpoints import AtomicCheckpointIO
+from tests import several, watching
 from tests.tiny_project import QUIET
 
 pytestmark = QUIET
@@ -25,11 +27,12 @@ PPO = [
 
 
 def started(arguments: list[str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "rlhf_forge", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=Path("stderr.txt").open("wb"),
-    )
+    with Path("stderr.txt").open("wb") as told:
+        return subprocess.Popen(
+            [sys.executable, "-m", "rlhf_forge", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=told,
+        )
 
 
 def run(arguments: list[str]) -> None:
@@ -64,11 +67,13 @@ def adapter_hash(stage: Path) -> str:
 
 def test_a_killed_run_goes_on_to_the_very_same_adapter(project: Path) -> None:
     whole, killed = (Path("lightning_logs") / run / "sft" for run in ("whole", "killed"))
-    arguments = [*SFT, "--run", "killed", "--checkpoint_every", "1"]
-    kill_in_the_middle(arguments, killed, delay=0.05)
-    assert 0 < steps_of(killed) < 200
+    short = ["fit", "--config", "sft.yaml", "--model.init_args.total_steps", "40"]
+    arguments = [*short, "--run", "killed", "--checkpoint_every", "3"]
+    assert several.fit(arguments, watching.killed_in_a_step, processes=1) == [-signal.SIGKILL]
+    assert steps_of(killed) == 18
+    assert not (killed / "artefact").exists()
     assert main([*arguments, "--ckpt_path", "last"]) == 0
-    assert main([*SFT, "--run", "whole"]) == 0
+    assert main([*short, "--run", "whole"]) == 0
     assert adapter_hash(killed) == adapter_hash(whole)
 
 

@@ -94,25 +94,32 @@ def killed(number: int) -> None:
     PPOModule.training_step = dying  # type: ignore[method-assign]
 
 
+def killed_in_a_step(number: int) -> None:
+    """kill -9 when the twentieth step begins."""
+    _signalled(signal.SIGKILL, step=19)
+
+
 def terminated(number: int) -> None:
     """The second process is told to end, the first is not."""
-    _signalled(number, signal.SIGTERM)
+    if number == 1:
+        _signalled(signal.SIGTERM, step=1)
 
 
 def interrupted(number: int) -> None:
     """Ctrl-C reaches the second process only."""
-    _signalled(number, signal.SIGINT)
+    if number == 1:
+        _signalled(signal.SIGINT, step=1)
 
 
-def _signalled(number: int, what: signal.Signals) -> None:
+def _signalled(what: signal.Signals, *, step: int) -> None:
     from rlhf_forge.modules.sft import SFTModule
 
-    step = SFTModule.training_step
+    training_step = SFTModule.training_step
 
     def noisy(self: SFTModule, batch: Any, batch_idx: int) -> Any:
-        if batch_idx == 1 and number == 1:
+        if batch_idx == step:
             signal.raise_signal(what)
-        return step(self, batch, batch_idx)
+        return training_step(self, batch, batch_idx)
 
     SFTModule.training_step = noisy  # type: ignore[method-assign]
 
