@@ -20,6 +20,7 @@ from rlhf_forge.serve.settings import Settings, read_settings
 DEPLOY = Path(__file__).parent.parent / "docs" / "deploy"
 ROOT = DEPLOY.parent.parent
 UNIT = DEPLOY / "rlhf-forge.service"
+PATIENCE = 300
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 # Instructions with what follows them, lines that go on put together.
 STEPS = [
@@ -118,15 +119,16 @@ def healthy(code: str, status: int) -> bool:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
-        Thread(target=server.handle_request).start()
+        server.timeout = PATIENCE  # should nobody ask
+        answering = Thread(target=server.handle_request)
+        answering.start()
         code = code.replace(":8000", f":{server.server_port}")
+        code = code.replace("timeout=2", f"timeout={PATIENCE}")
         environment = {"no_proxy": "*", "PATH": ""}
-        return (
-            subprocess.run(
-                [sys.executable, "-c", code], env=environment, capture_output=True, check=False
-            ).returncode
-            == 0
-        )
+        command = [sys.executable, "-c", code]
+        asked = subprocess.run(command, env=environment, capture_output=True, check=False)
+        answering.join()
+        return asked.returncode == 0
 
 
 def test_the_proxies_keep_the_servers_bounds_and_pass_streams_on() -> None:

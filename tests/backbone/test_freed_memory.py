@@ -13,14 +13,20 @@ def step():
     blocks = [torch.ones(2**24) for _ in range(4)]
 for _ in range(8):
     step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+counts = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step()
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(counts))
 """
 
 
 def faults(*, kept: bool) -> int:
-    """Pages that a step behind others meets for the first time, of the 65536 that it fills."""
+    """Pages that a step behind others meets for the first time, of the 65536 that it fills.
+
+    Of four steps the one with the fewest: what else a process does now and then is left out.
+    """
     command = [sys.executable, "-c", PROGRAM.format(kept=kept)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
