@@ -104,13 +104,19 @@ class Server:
         return found
 
     def worker(self) -> int:
-        """The process with the models: the largest one."""
-        return max(self.processes(), key=resident)
+        """The process with the models: the one that LitServe spawns; it forks the others."""
+        [spawned] = [pid for pid in self.processes() if "spawn_main" in command_line(pid)]
+        return spawned
 
     def end(self) -> None:
         """SIGTERM, and what becomes of it."""
         self.process.terminate()
         assert self.process.wait(120) == 0, self.log.read_text()
+
+
+def command_line(pid: int) -> str:
+    """What a process was started with."""
+    return Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def resident(pid: int) -> int:
