@@ -11,7 +11,7 @@ if {kept}:
     assert keep_freed_memory()
 def step():
     blocks = [torch.ones(2**24) for _ in range(4)]
-for _ in range(8):
+for _ in range(4):
     step()
 counts = []
 for _ in range(4):
