@@ -11,7 +11,8 @@ from tests.ports import free_port
 
 PATIENCE = 300.0
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["rlhf_forge.cli", "transformers.models.mistral", __name__])
+LOADED = ["rlhf_forge.cli", "transformers.models.mistral", "tests.serve.feedback.child", __name__]
+CONTEXT.set_forkserver_preload(LOADED)
 # Changes things in a process before it begins; it is given the process's number.
 Watch = Callable[[int], None]
 

@@ -1,9 +1,5 @@
-"""A server with nothing but the feedback, to be run as a process of its own and killed.
+"""A server with nothing but the feedback, to be run as a process of its own and killed."""
 
-``python -m tests.serve.feedback.child PORT FILE``
-"""
-
-import sys
 from pathlib import Path
 
 import uvicorn
@@ -27,5 +23,5 @@ def feedback_app(path: Path) -> FastAPI:
     return app
 
 
-if __name__ == "__main__":
-    uvicorn.run(feedback_app(Path(sys.argv[2])), port=int(sys.argv[1]), log_level="warning")
+def serve(port: int, path: Path) -> None:
+    uvicorn.run(feedback_app(path), port=port, log_level="warning")

@@ -1,13 +1,10 @@
 """Votes through kills: what was acknowledged is there, and nothing is there twice."""
 
 import http.client
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -15,9 +12,10 @@ import pytest
 from rlhf_forge.serve.feedback.store import FeedbackStore
 from tests.ports import free_port
 from tests.serve.feedback.casts import comparison
+from tests.serve.feedback.child import serve
 from tests.serve.feedback.live import ask
+from tests.several import CONTEXT
 
-ROOT = Path(__file__).parents[3]
 SECONDS_TO_GO_ON = 300
 
 
@@ -37,10 +35,10 @@ class Killed:
         self.vote()
         self.sent_again = 0  # that one waited for the start
 
-    def _start(self) -> "subprocess.Popen[bytes]":
-        module = "tests.serve.feedback.child"
-        command = [sys.executable, "-m", module, str(self.port), str(self.path)]
-        return subprocess.Popen(command, cwd=ROOT)
+    def _start(self) -> BaseProcess:
+        process = CONTEXT.Process(target=serve, args=(self.port, self.path), daemon=True)
+        process.start()
+        return process
 
     def kill_soon(self, rng: random.Random) -> threading.Timer:
         """Kill it at some moment of the next votes."""
@@ -49,8 +47,8 @@ class Killed:
         return timer
 
     def _kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        self.process.kill()
+        self.process.join()
         self.process = self._start()
 
     def vote(self) -> None:
@@ -71,7 +69,7 @@ class Killed:
 
     def end(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.join()
 
 
 def vote_through_kills(path: Path, *, between: int, again: int) -> Killed:
