@@ -19,6 +19,16 @@ pytestmark = pytest.mark.browser
 HOSTILE = "<script>document.title = 'run'</script></style><img src=x onerror=alert(1)>\u202edlrow"
 
 
+# How much of each answer is shown, whenever that changes.
+NOTE_LENGTHS = """() => {
+  window.seen = [];
+  const places = ["left", "right"].map((id) => document.getElementById(id));
+  const note = () => seen.push(places.map((place) => place.textContent.length));
+  const watch = new MutationObserver(note);
+  for (const place of places) watch.observe(place, { childList: true });
+}"""
+
+
 class Opened:
     """The page, opened before a scripted server, by one person."""
 
@@ -172,17 +182,15 @@ def test_names_are_hidden_until_the_vote(opened: Opened) -> None:
 def test_a_slow_model_looks_as_fast_as_a_quick_one(opened: Opened) -> None:
     opened.script.says = {"slow": ["word "] * 20, "quick": ["text "] * 20}
     opened.script.pause = {"slow": 0.05}
-    opened.open().ask(whole=False)
-    both = "['left', 'right'].map((place) => document.getElementById(place).textContent.length)"
-    seen = []
-    while opened.page.get_attribute("#left", "aria-busy") == "true":
-        seen.append(opened.page.evaluate(both))
+    opened.open().page.evaluate(NOTE_LENGTHS)
+    opened.ask()
+    seen = opened.page.evaluate("seen")
     assert len({left for left, _ in seen}) > 3
     assert all(abs(left - right) <= 6 for left, right in seen)
 
 
 def test_a_vote_before_the_end_cuts_what_was_not_shown_and_says_so(opened: Opened) -> None:
-    opened.script.says = {"sft": ["word "] * 400, "ppo": ["🦊🦊 "] * 400}
+    opened.script.says = {"sft": ["word "] * 4000, "ppo": ["🦊🦊 "] * 4000}
     opened.script.pause = {"sft": 0.01, "ppo": 0.01}
     opened.open().ask(whole=False)
     opened.page.wait_for_selector("[data-vote=left]:enabled")
@@ -236,8 +244,9 @@ def test_a_list_goes_on_by_itself_and_is_remembered(opened: Opened) -> None:
         opened.page.keyboard.press("1")
         opened.page.wait_for_selector(f"#asked:has-text('{['Second?', 'Third?'][number - 1]}')")
     opened.page.reload()
-    opened.page.wait_for_selector("#model-a option", state="attached")
-    assert opened.page.text_content("#list-state") == "3 prompts, 3 done, 1 lines not used"
+    opened.page.wait_for_selector(
+        "#list-state:text-is('3 prompts, 3 done, 1 lines not used')", state="attached"
+    )
     prompts = [(vote.messages or [])[0]["content"] for vote in opened.store.votes()]
     assert prompts == ["First?", "Second?"]
 
@@ -317,8 +326,11 @@ def test_a_pair_that_waits_for_the_models_can_be_skipped(opened: Opened) -> None
     opened.script.refusals = [not_ready() for _ in range(100)]
     opened.open().ask(whole=False)
     opened.page.wait_for_selector("#status:has-text('the models are loading')")
+    while len(opened.complaints) < 2:  # one for each answer
+        opened.page.wait_for_timeout(20)
     [vote] = opened.press("s", stored=1)
     assert vote.choice == "skip"
+    opened.page.close()  # it may have asked once more
     assert told_of_refusals(opened) >= 2
 
 
