@@ -176,3 +176,15 @@ def test_half_a_pair_is_refused_by_name(policy: Path) -> None:
 def test_weights_of_another_rank_than_the_config_says_are_refused(policy: Path) -> None:
     edit_config(policy, r=7)
     assert "says r 7" in refusal(policy)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", [WEIGHTS, HEAD])
+def test_numbers_that_are_not_finite_are_refused_by_name(
+    reward: Path, name: str, number: float
+) -> None:
+    tensors = load_file(reward / name)
+    odd = max(tensors)
+    tensors[odd].view(-1)[-1] = number
+    save_file(tensors, reward / name)
+    assert f"{name}: {odd} holds NaN or infinity" in refusal(reward)

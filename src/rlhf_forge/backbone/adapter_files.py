@@ -89,7 +89,7 @@ def read_adapter(folder: Path) -> AdapterWeights:
     """Read what `write_adapter` or peft wrote.
 
     Raises:
-        UserError: If a file is missing, truncated, or not a plain LoRA adapter.
+        UserError: If a file is missing, truncated, or not a plain LoRA adapter of finite numbers.
     """
     lora = _read_lora(folder / CONFIG)
     tensors = _read_tensors(folder / WEIGHTS)
@@ -179,9 +179,14 @@ def _whole(config: dict[str, Any], key: str, path: Path) -> int:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Finite ones: rows of several adapters share products, where 0 times NaN is NaN."""
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path}: missing") from None
     except SafetensorError as error:
         raise UserError(f"{path}: truncated or not a safetensors file ({error})") from None
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{path}: {name} holds NaN or infinity")
+    return tensors

@@ -72,8 +72,11 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0913
 
 def few_rows(x: Tensor, linear: nn.Linear) -> bool:
     """Whether `nf4_product` computes ``x`` [rows, inner] times this 4-bit layer, and faster."""
-    fits = linear.out_features % 128 == linear.in_features % 64 == 0
-    return fits and len(x) <= MOST_ROWS and x.dtype == torch.bfloat16
+    weight: Any = linear.weight
+    state = weight.quant_state
+    plain = state.quant_type == "nf4" and state.nested and state.blocksize == BLOCK
+    fits = linear.out_features % 128 == linear.in_features % BLOCK == 0 and len(x) <= MOST_ROWS
+    return plain and fits and x.dtype == torch.bfloat16
 
 
 def _tile(rows: int, outer: int, inner: int) -> dict[str, int]:
