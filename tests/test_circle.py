@@ -2,7 +2,6 @@
 
 import http.client
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -46,7 +45,7 @@ def served(line: str, folder: Path) -> Iterator[str]:
         _wait(process, f"{url}/page/models")
         yield url
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # a job in the background does not hear Ctrl-C
         assert process.wait(60) == 0
 
 
