@@ -39,7 +39,7 @@ class Desk:
         self.dispatch.hear(Progress([Drawn(name, token, ended)], 1, 0, 1))
 
     async def order(self) -> Order:
-        return await asyncio.to_thread(self.orders.get, timeout=10)
+        return await asyncio.to_thread(self.orders.get, timeout=60)
 
     def count(self, name: str) -> float:
         return self.dispatch.metrics.registry.get_sample_value(name) or 0.0
@@ -55,7 +55,7 @@ async def tokens_of(desk: Desk, *names: str) -> list[tuple[str, int]]:
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 60))
+    asyncio.run(asyncio.wait_for(test(), 300))
 
 
 async def refused(attempt: Coroutine[Any, Any, Any]) -> ApiError:

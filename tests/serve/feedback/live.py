@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-SECONDS_TO_START = 60
+SECONDS_TO_START = 300
 
 
 @contextlib.contextmanager
