@@ -69,7 +69,9 @@ class Opened:
         while len(rows) < stored:
             self.page.wait_for_timeout(20)
             rows = self.store.votes()
-        self.page.wait_for_selector("#status:text-matches('^(Saved|Undone)')")
+        # Behind the last pair that others judged, what was saved is soon followed by that.
+        said = "^(Saved|Undone|You have judged every pair)"
+        self.page.wait_for_selector(f"#status:text-matches('{said}')")
         assert len(rows) == stored
         return rows
 
