@@ -314,8 +314,8 @@ def told_of_refusals(opened: Opened) -> int:
 def test_a_pair_asked_for_while_the_models_load_comes_once_they_are(opened: Opened) -> None:
     opened.script.refusals = [not_ready() for _ in range(4)]
     opened.open().ask(whole=False)
-    opened.page.wait_for_selector("#status:has-text('the models are loading')")
-    assert opened.page.is_disabled("[data-vote=left]")
+    loading = "body:has(#status:has-text('the models are loading'))"
+    opened.page.wait_for_selector(f"{loading} [data-vote=left]:disabled")
     opened.page.wait_for_selector("#left[aria-busy=false]")
     assert opened.page.text_content("#status") == ""
     shown = opened.shown()
@@ -337,14 +337,14 @@ def test_a_pair_that_waits_for_the_models_can_be_skipped(opened: Opened) -> None
 
 
 def test_a_chat_waits_for_the_models_too(opened: Opened) -> None:
-    opened.script.refusals = [not_ready()]
+    opened.script.refusals = [not_ready() for _ in range(3)]
     opened.open().page.click("nav a[href='#chat']")
     opened.page.fill("#chat-text", "Hello")
     opened.page.keyboard.press("Enter")
     opened.page.wait_for_selector("#chat-state:has-text('the models are loading')")
     opened.page.wait_for_selector(".thumbs")
     assert opened.page.text_content("#chat-state") == ""
-    assert told_of_refusals(opened) == 1
+    assert told_of_refusals(opened) == 3
 
 
 @pytest.mark.parametrize("says", [["Brevo."], []])
