@@ -108,6 +108,6 @@ def test_acknowledged_votes_outlive_kill_9_and_none_is_doubled(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_thousand_votes_outlive_ten_kills(tmp_path: Path) -> None:
-    server = vote_through_kills(tmp_path / "feedback.sqlite", between=90, again=10)
+    server = vote_through_kills(tmp_path / "feedback.sqlite", between=100, again=10)
     assert server.votes >= 1000
     require_each_once(server)
