@@ -66,10 +66,11 @@ def measured(shape: tuple[int, int], rows: int, bandwidth: float) -> dict[str, A
     )
     out = torch.empty_like(residual)
     own = nf4_kernel._tile
-    default = own(max(16, min(64, rows)), outer, inner)
+    shared = torch.cuda.get_device_properties(DEVICE).shared_memory_per_multiprocessor
+    default = own(max(16, min(64, rows)), outer, inner, shared=shared)
     by_tile = {}
     for tile in TILES:
-        nf4_kernel._tile = lambda *_, tile=tile: tile  # type: ignore[misc]
+        nf4_kernel._tile = lambda *_, tile=tile, **__: tile  # type: ignore[misc]
         try:
             by_tile[json.dumps(tile)] = microseconds(
                 lambda layer: nf4_kernel.nf4_product(

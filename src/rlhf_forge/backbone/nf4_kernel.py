@@ -20,6 +20,9 @@ from rlhf_forge.backbone.nf4_codes import UNPACK
 BLOCK = 64
 # More rows than this are faster with the weight unpacked.
 MOST_ROWS = 128
+# Shared memory, in bytes, with room for five stages of the widest tile: they take 120 KiB, and a
+# consumer's card has 100.
+ROOMY = 128 * 1024
 UNPACK_CODES: Any = tl.constexpr(UNPACK)
 
 
@@ -79,11 +82,18 @@ def few_rows(x: Tensor, linear: nn.Linear) -> bool:
     return plain and fits and x.dtype == torch.bfloat16
 
 
-def _tile(rows: int, outer: int, inner: int) -> dict[str, int]:
-    """What was fastest on an H100, of a hundred: `benchmarks/nf4_product.py`."""
+def _tile(rows: int, outer: int, inner: int, *, shared: int) -> dict[str, int]:
+    """What was fastest on an H100, of a hundred: `benchmarks/nf4_product.py`.
+
+    Args:
+        rows: Of a tile.
+        outer: Outputs.
+        inner: Inputs.
+        shared: Memory of one of the GPU's multiprocessors, in bytes; 100 KiB do.
+    """
     wide = outer >= 8192
     if wide and rows > 32:
-        tile = {"outer_tile": 128, "inner_tile": 128, "num_stages": 5}
+        tile = {"outer_tile": 128, "inner_tile": 128, "num_stages": 5 if shared >= ROOMY else 4}
     else:
         tile = {
             "outer_tile": 64 if wide else 32 if outer > 2048 else 16,
@@ -119,7 +129,8 @@ def nf4_product(
     outer, inner = linear.out_features, linear.in_features
     rows = max(16, min(64, triton.next_power_of_2(len(x))))
     rank = 0 if up is None else up.shape[1]
-    tile = _tile(rows, outer, inner)
+    shared = torch.cuda.get_device_properties(x.device).shared_memory_per_multiprocessor
+    tile = _tile(rows, outer, inner, shared=shared)
     _kernel[(outer // tile["outer_tile"], triton.cdiv(len(x), rows))](
         x, weight.data, state.absmax, state.state2.code, state.state2.absmax, state.offset,
         narrow, up, residual, out,
