@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import sysconfig
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -15,6 +17,13 @@ def default_device() -> torch.device:
 
 @cache
 def kernels_build() -> bool:
-    """Whether Triton is there, and the C compiler that it needs."""
-    compilers = (os.environ.get("CC"), "clang", "gcc", "cc")
-    return find_spec("triton") is not None and any(shutil.which(name) for name in compilers if name)
+    """Whether Triton is there, and what it needs: a C compiler and Python's headers."""
+    chosen = os.environ.get("CC")
+    # As Triton looks for them.
+    compilers = ("gcc", "clang") if chosen is None else (chosen,)
+    headers = Path(sysconfig.get_config_var("INCLUDEPY"), "Python.h")
+    return (
+        find_spec("triton") is not None
+        and any(shutil.which(name) for name in compilers)
+        and headers.is_file()
+    )
