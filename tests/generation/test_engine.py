@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.generation import cache as cache_module
 from rlhf_forge.generation import engine as engine_module
+from rlhf_forge.generation import steps as steps_module
 from rlhf_forge.generation.decode import generate
 from rlhf_forge.generation.engine import Drawn, Engine, Entry, Request
 from rlhf_forge.generation.sampler import Sampling, draw, uniform_draws
-from tests import tiny
+from tests import plain_graph, tiny
 
 ROLES = ("policy", "reference", "reward", "base")
 PROMPTS = [row[row > 0].tolist() for row in tiny.rows(9, 14, 3, 11, 1, 6, 5, 8)]
@@ -88,6 +90,27 @@ def test_prompts_that_are_read_a_few_at_a_time_generate_the_same(
     assert [response.tokens for response in responses] == expected
     assert len(read) > 1
     assert all(size <= max(tokens, 14) for size in read)
+
+
+@pytest.mark.parametrize("slots", [3, 4, 7])
+def test_captured_steps_generate_as_a_plain_loop_does(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, slots: int
+) -> None:
+    plain_graph.put_in(monkeypatch)
+    monkeypatch.setattr(steps_module, "COLUMNS_SEEN", 8)
+    monkeypatch.setattr(cache_module, "COLUMNS", 4)
+    expected = [plainly(backbone, r, s, set()) for r, s in zip(REQUESTS, EACH, strict=True)]
+    engine = plain_graph.captures(Engine(backbone, slots=slots, eos_ids=[]))
+    waiting, tokens = [*range(len(REQUESTS))], dict[int, list[int]]()
+    while waiting or engine.running:
+        # Now and then one enters, and two: those that wait lie in slots that a step computes too.
+        for count in (1, 2):
+            if len(waiting) >= count and engine.free >= count:
+                engine.add([entry(waiting.pop(0)) for _ in range(count)])
+        for one in engine.step():
+            tokens.setdefault(one.name, []).append(one.token)
+    assert [tokens[row] for row in range(len(REQUESTS))] == expected
+    assert len(plain_graph.PlainGraph.made) > 1
 
 
 def test_a_row_may_enter_at_any_step(backbone: Backbone) -> None:

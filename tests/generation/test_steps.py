@@ -8,16 +8,17 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.backbone.config import BackboneConfig, Precision
+from rlhf_forge.backbone.loading import load_base
 from rlhf_forge.generation.cache import SlotCache
 from rlhf_forge.generation.steps import Steps
-from tests import tiny
+from tests import plain_graph, tiny
 
 
 def backbone_on(device: str) -> Backbone:
-    backbone = tiny.four_roles(tiny.open_tiny("bf16" if device == "cuda" else "fp32"))
-    if device == "cuda":
-        backbone = backbone.to(device)
-    return backbone
+    precision: Precision = "bf16" if device == "cuda" else "fp32"
+    config = BackboneConfig(str(tiny.base()), precision, tiny.LORA)
+    return tiny.four_roles(Backbone(load_base(config, torch.device(device)), tiny.LORA))
 
 
 def cache_of(backbone: Backbone, *, slots: int = 5) -> SlotCache:
@@ -98,3 +99,33 @@ def test_a_prompt_that_waits_in_the_next_slot_is_left_as_it_is(device: str) -> N
     for (keys, values), kept in zip(cache.layers, before, strict=True):
         assert torch.equal(keys[1, :, :9], kept[0])
         assert torch.equal(values[1, :, :9], kept[1])
+
+
+def test_a_capture_that_failed_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain_graph.put_in(monkeypatch)
+    backbone = backbone_on("cpu")
+    steps, expected = Steps(backbone, cache_of(backbone)), Steps(backbone, cache_of(backbone))
+    steps._captures = True
+    steps([5], [0], ["policy"])
+    expected([5], [0], ["policy"])
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "graph", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            steps([6], [1], ["policy"])
+    found = steps([6], [1], ["policy"])
+    assert_close(found, expected([6], [1], ["policy"]), rtol=0, atol=1e-5)
+
+
+def test_all_graphs_work_in_the_same_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain_graph.put_in(monkeypatch)
+    backbone = backbone_on("cpu")
+    steps = Steps(backbone, cache_of(backbone))
+    steps._captures = True
+    for rows in (1, 2, 4, 1, 2, 4):
+        steps([5] * rows, [0] * rows, ["policy"] * rows)
+    assert len({id(graph.pool()) for graph in plain_graph.PlainGraph.made}) == 1
+    assert len(plain_graph.PlainGraph.made) == 3

@@ -5,10 +5,12 @@ five times as long as the GPU; a captured graph is launched as one.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.decode_step import DecodeStep
@@ -33,6 +35,7 @@ class Steps:
         self._step: DecodeStep | None = None
         self._graphs: dict[tuple[int, int], _Graph] = {}
         self._columns = cache.columns
+        self._captures = backbone.device.type == "cuda"
 
     def __call__(
         self,
@@ -55,9 +58,10 @@ class Steps:
         seen = max(positions) + 1
         self._cache.reserve(max(seen, *(position + 1 for position in waiting), 0))
         numbers = torch.tensor([tokens, positions, [step.roles.index(role) for role in roles]])
-        if self._backbone.device.type != "cuda":
+        if not self._captures:
             return step(numbers[0], numbers[1], numbers[2], self._cache.layers, seen)
-        return self._graph_for(step, len(tokens), seen)(numbers, waiting)[: len(tokens)]
+        graph = self._graph_for(step, len(tokens), seen)
+        return graph(numbers, waiting, self._pool)[: len(tokens)]
 
     def _step_for(self, roles: Sequence[str]) -> DecodeStep:
         known = self._step.roles if self._step is not None else ()
@@ -75,6 +79,14 @@ class Steps:
             self._graphs[rows, seen] = _Graph(step, self._cache, rows, seen)
         return self._graphs[rows, seen]
 
+    @property
+    def _pool(self) -> Any:
+        """Memory of the graphs captured so far, None before: all work in the same, one at a time.
+
+        Only logits are kept between two steps, and by their graph.
+        """
+        return next((graph.pool for graph in self._graphs.values() if graph.pool is not None), None)
+
 
 class _Graph:
     """Steps of one shape.
@@ -85,31 +97,38 @@ class _Graph:
 
     def __init__(self, step: DecodeStep, cache: SlotCache, rows: int, seen: int) -> None:
         self._step, self._cache, self._seen = step, cache, seen
-        self._host = torch.zeros(3, rows, dtype=torch.long, pin_memory=True)
-        self._numbers = self._host.to(cache.device)
+        self._numbers = torch.zeros(3, rows, dtype=torch.long, device=cache.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
         self._is_warm = False
 
+    @property
+    def pool(self) -> Any:
+        """Where it works; None before it is captured."""
+        return None if self._graph is None else self._graph.pool()
+
     def __call__(
-        self, numbers: Int[Tensor, "3 running"], waiting: Sequence[int]
+        self, numbers: Int[Tensor, "3 running"], waiting: Sequence[int], pool: Any
     ) -> Float[Tensor, "rows vocab"]:
-        running, rows = numbers.shape[1], self._host.shape[1]
-        idle = [*waiting, *[0] * rows][: rows - running]
-        self._host.zero_()
-        self._host[:, :running] = numbers
-        self._host[1, running:] = torch.tensor(idle, dtype=torch.long)
-        self._numbers.copy_(self._host, non_blocking=True)
+        idle = self._numbers.shape[1] - numbers.shape[1]
+        padded = F.pad(numbers, (0, idle))
+        padded[1, numbers.shape[1] :] = torch.tensor([*waiting, *[0] * idle][:idle])
+        self._numbers.copy_(padded)
         if not self._is_warm:  # loads kernels, which a capture does not allow
             self._is_warm = True
             return self._eagerly()
         if self._graph is None:
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._logits = self._eagerly()
+            self._graph = self._captured(pool)
         self._graph.replay()
         assert self._logits is not None
         return self._logits
+
+    def _captured(self, pool: Any) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        # What other threads do on the GPU meanwhile, such as a reward of the user's, is their own.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            self._logits = self._eagerly()
+        return graph
 
     def _eagerly(self) -> Float[Tensor, "rows vocab"]:
         tokens, positions, roles = self._numbers
