@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from rlhf_forge.backbone.flash_attention import Rows, flash_attention
+from rlhf_forge.backbone.flash_attention import Rows, flash_attends, flash_attention
 from rlhf_forge.backbone.packed_attention import packed_attention
 from tests import plain_kernel
 from tests.backbone.test_packed_attention import BLOCKS, HEADS, PADDING, TOKENS, case
@@ -66,3 +66,18 @@ def test_no_rows_give_nothing() -> None:
     nothing = flash(qkv[:0], cos, sin, Rows.of((), torch.device("cpu")))
     assert nothing.shape == (0, 24)
     nothing.sum().backward()  # type: ignore[no-untyped-call]
+
+
+def test_what_the_kernel_does_not_take_is_left_to_the_stock_decoder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu, cuda = torch.device("cuda", 0), torch.cuda
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    monkeypatch.setattr(cuda, "get_device_capability", lambda _: (8, 6))
+    assert flash_attends(gpu, torch.bfloat16, 128)
+    assert not flash_attends(gpu, torch.float32, 128)
+    # OpenLLaMA 3B's heads, and those that a consumer's card has no backward for.
+    assert not flash_attends(gpu, torch.bfloat16, 100)
+    assert not flash_attends(gpu, torch.bfloat16, 256)
+    monkeypatch.setattr(cuda, "get_device_capability", lambda _: (7, 5))
+    assert not flash_attends(gpu, torch.float16, 128)

@@ -136,7 +136,9 @@ def test_what_is_not_of_mistrals_form_goes_the_stock_way() -> None:
     )
     windowed = tiny.base_config()
     windowed.sliding_window = 5
-    for model in (with_biases, MistralForCausalLM(windowed)):
+    stretched = tiny.base_config()
+    stretched.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    for model in (with_biases, MistralForCausalLM(windowed), MistralForCausalLM(stretched)):
         assert Backbone(freeze(model), tiny.LORA).packed is None
 
 

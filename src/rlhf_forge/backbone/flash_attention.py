@@ -65,10 +65,19 @@ class Rows:
         )
 
 
-def flash_attends(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a CUDA device has the kernel for ``dtype``: for bf16 and fp16, from Ampere on."""
+# Numbers of a head at most: not every card has a backward for more.
+WIDEST_HEAD = 192
+
+
+def flash_attends(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether a CUDA device has the kernel for ``dtype`` and heads of ``width`` numbers.
+
+    It is there for bf16 and fp16, from Ampere on, and takes multiples of 8.
+    """
     return (
         dtype in {torch.bfloat16, torch.float16}
+        and width % 8 == 0
+        and width <= WIDEST_HEAD
         and torch.backends.cuda.is_flash_attention_available()
         and torch.cuda.get_device_capability(device) >= (8, 0)
     )

@@ -26,6 +26,8 @@ from rlhf_forge.backbone.rms_norm import rms_norm
 from rlhf_forge.backbone.swiglu import swiglu
 from rlhf_forge.functional.products import has_bf16_units
 
+# Rotations that change with the longest row of a batch, which packing does not keep.
+ANGLES_BY_LENGTH = frozenset({"dynamic", "longrope"})
 # A layer's attention but for its shape, which is given as ``heads``.
 Attention = Callable[..., Tensor]
 
@@ -117,8 +119,8 @@ def can_pack(model: PreTrainedModel) -> bool:
     """Whether `PackedDecoder` computes what ``model`` does, and faster.
 
     It is for CPUs that multiply in the model's dtype at speed and for GPUs whose fused attention
-    takes rows of any lengths, and knows decoders of Mistral's form: rotated heads, full causal
-    attention, SwiGLU, no biases.
+    takes rows of any lengths, and knows decoders of Mistral's form: heads rotated by angles of the
+    position alone, full causal attention, SwiGLU, no biases.
     """
     layers, config = model.model.layers, model.config
     linears = [m.frozen for m in layers.modules() if isinstance(m, AdaptedLinear)]
@@ -126,6 +128,7 @@ def can_pack(model: PreTrainedModel) -> bool:
         _is_fast(model)
         and all(type(layer) in {MistralDecoderLayer, LlamaDecoderLayer} for layer in layers)
         and config.hidden_act == "silu"
+        and model.model.rotary_emb.rope_type not in ANGLES_BY_LENGTH
         and all(linear.bias is None for linear in linears)
         and getattr(config, "sliding_window", None) is None
     )
@@ -134,5 +137,5 @@ def can_pack(model: PreTrainedModel) -> bool:
 def _is_fast(model: PreTrainedModel) -> bool:
     """Whether the device has what is needed in the model's dtype."""
     if model.device.type == "cuda":
-        return flash_attends(model.device, model.dtype)
+        return flash_attends(model.device, model.dtype, model.model.layers[0].self_attn.head_dim)
     return model.device.type == "cpu" and (model.dtype != torch.bfloat16 or has_bf16_units("cpu"))
