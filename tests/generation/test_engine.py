@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.generation import cache as cache_module
@@ -125,6 +126,33 @@ def test_a_row_may_enter_at_any_step(backbone: Backbone) -> None:
     for row in (4, 1, 3, 0):
         got = tokens.get(row, []) + late[row]
         assert got == plainly(backbone, REQUESTS[row], EACH[row], set())
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 3])
+def test_rows_go_on_where_there_was_no_memory_for_another(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    plain_graph.put_in(monkeypatch)
+    engine = plain_graph.captures(Engine(backbone, slots=2, eos_ids=[]))
+    engine.add([entry(4)])
+    tokens = [one.token for _ in range(4) for one in engine.step()]
+    captured = len(plain_graph.PlainGraph.made)
+    original, calls = functional.pad, list[int]()
+
+    def full(*given: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) > fails_at:
+            raise torch.OutOfMemoryError
+        return original(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(functional, "pad", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            engine.add([Entry("long", Request([5] * 99, "policy", (0,)), EACH[0])])
+    tokens += drawn_by(engine)[4]
+    assert tokens == plainly(backbone, REQUESTS[4], EACH[4], set())
+    # What was captured before points to where the first layers' keys and values no longer are.
+    assert len(plain_graph.PlainGraph.made) == captured + 1
 
 
 def test_why_a_row_ends_is_told_with_its_last_token(backbone: Backbone) -> None:

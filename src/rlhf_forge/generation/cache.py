@@ -33,7 +33,8 @@ class SlotCache:
 
     Attributes:
         columns: Positions there is room for by now; see `reserve`.
-        layers: Keys and values of each layer [slots, heads, columns, width].
+        layers: Keys and values of each layer [slots, heads, columns or more, width].
+        moves: How often they were put elsewhere, or some of them.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class SlotCache:
             config.hidden_size // config.num_attention_heads
         )
         self.slots, self.device = slots, device
-        self.columns = 0
+        self.columns = self.moves = 0
         self.window: int | None = getattr(config, "sliding_window", None)
         # Zeros, not what memory holds: 0 times NaN is NaN, under a mask too.
         empty = torch.zeros(slots, heads, 0, width, device=device, dtype=dtype)
@@ -55,13 +56,15 @@ class SlotCache:
         self._index = (nothing, nothing)
 
     def reserve(self, columns: int) -> None:
-        """Make room for so many positions; what is held stays."""
+        """Make room for so many positions; what is held stays, also where memory runs out."""
         if columns <= self.columns:
             return
-        self.columns = columns_for(columns, self.columns)
+        allotted = columns_for(columns, self.columns)
+        self.moves += 1
         for number, (keys, values) in enumerate(self.layers):
-            more = (0, 0, 0, self.columns - keys.shape[2])
+            more = (0, 0, 0, allotted - keys.shape[2])
             self.layers[number] = (F.pad(keys, more), F.pad(values, more))
+        self.columns = allotted
 
     def place(
         self, first: int, positions: Int[Tensor, "rows new"]

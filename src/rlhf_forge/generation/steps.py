@@ -34,7 +34,7 @@ class Steps:
         self._backbone, self._cache = backbone, cache
         self._step: DecodeStep | None = None
         self._graphs: dict[tuple[int, int], _Graph] = {}
-        self._columns = cache.columns
+        self._moves = cache.moves
         self._captures = backbone.device.type == "cuda"
 
     def __call__(
@@ -71,10 +71,10 @@ class Steps:
         return self._step
 
     def _graph_for(self, step: DecodeStep, rows: int, seen: int) -> "_Graph":
-        if self._columns != self._cache.columns:  # what the graphs point to is gone
-            self._graphs, self._columns = {}, self._cache.columns
+        if self._moves != self._cache.moves:  # what the graphs point to is gone
+            self._graphs, self._moves = {}, self._cache.moves
         rows = min(self._cache.slots, 1 << (rows - 1).bit_length())
-        seen = min(self._columns, -(-seen // COLUMNS_SEEN) * COLUMNS_SEEN)
+        seen = min(self._cache.columns, -(-seen // COLUMNS_SEEN) * COLUMNS_SEEN)
         if (rows, seen) not in self._graphs:
             self._graphs[rows, seen] = _Graph(step, self._cache, rows, seen)
         return self._graphs[rows, seen]
