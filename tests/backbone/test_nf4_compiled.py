@@ -47,6 +47,8 @@ def shared_bytes(card: int, *, rows: int, outer: int, inner: int, rank: int) -> 
 
 @pytest.mark.parametrize("card", CARDS)
 def test_the_widest_tiles_fit_the_cards_shared_memory(card: int) -> None:
+    from rlhf_forge.backbone.nf4_kernel import MOST_RANK
+
     for outer, inner in ((14336, 4096), (4096, 14336)):
-        taken = shared_bytes(card, rows=64, outer=outer, inner=inner, rank=64)
+        taken = shared_bytes(card, rows=64, outer=outer, inner=inner, rank=MOST_RANK)
         assert taken <= (CARDS[card] - 1) * 1024

@@ -39,7 +39,7 @@ def test_the_product_is_that_of_the_unpacked_weight(
     linear, x, residual = layer(outer, inner), noise(rows, inner), noise(rows, outer)
     wide, up = noise(rows, 3, max(rank, 1)), noise(outer, max(rank, 1))
     out = torch.full((rows, outer + 128), torch.nan, device="cuda", dtype=torch.bfloat16)
-    assert few_rows(x, linear)
+    assert few_rows(x, linear, rank)
     nf4_product(
         x,
         linear,
@@ -56,8 +56,10 @@ def test_the_product_is_that_of_the_unpacked_weight(
     assert out[:, :128].isnan().all()
 
 
-def test_layers_of_odd_widths_and_many_rows_are_left_to_the_unpacked_product() -> None:
-    from rlhf_forge.backbone.nf4_kernel import MOST_ROWS, few_rows
+def test_odd_widths_many_rows_and_many_roles_are_left_to_the_unpacked_product() -> None:
+    from rlhf_forge.backbone.nf4_kernel import MOST_RANK, MOST_ROWS, few_rows
 
-    assert not few_rows(noise(MOST_ROWS + 1, 64), layer(128, 64))
-    assert not few_rows(noise(1, 64), layer(64, 64))
+    assert not few_rows(noise(MOST_ROWS + 1, 64), layer(128, 64), 4)
+    assert not few_rows(noise(1, 64), layer(64, 64), 4)
+    assert few_rows(noise(1, 64), layer(128, 64), MOST_RANK)
+    assert not few_rows(noise(1, 64), layer(128, 64), MOST_RANK + 1)

@@ -20,6 +20,8 @@ from rlhf_forge.backbone.nf4_codes import UNPACK
 BLOCK = 64
 # More rows than this are faster with the weight unpacked.
 MOST_ROWS = 128
+# A wider update, of all roles together, takes more shared memory than some cards have.
+MOST_RANK = 512
 # Shared memory, in bytes, with room for five stages of the widest tile: they take 120 KiB, and a
 # consumer's card has 100.
 ROOMY = 128 * 1024
@@ -73,13 +75,19 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0913
     tl.store(out + m[:, None] * out_stride + n[None, :], sums.to(tl.bfloat16), mask=inside)
 
 
-def few_rows(x: Tensor, linear: nn.Linear) -> bool:
-    """Whether `nf4_product` computes ``x`` [rows, inner] times this 4-bit layer, and faster."""
+def few_rows(x: Tensor, linear: nn.Linear, rank: int) -> bool:
+    """Whether `nf4_product` computes ``x`` [rows, inner] times this 4-bit layer, and faster.
+
+    Args:
+        x: Rows.
+        linear: 4-bit.
+        rank: Of the update, 0 for none.
+    """
     weight: Any = linear.weight
     state = weight.quant_state
     plain = state.quant_type == "nf4" and state.nested and state.blocksize == BLOCK
     fits = linear.out_features % 128 == linear.in_features % BLOCK == 0 and len(x) <= MOST_ROWS
-    return plain and fits and x.dtype == torch.bfloat16
+    return plain and fits and rank <= MOST_RANK and x.dtype == torch.bfloat16
 
 
 def _tile(rows: int, outer: int, inner: int, *, shared: int) -> dict[str, int]:

@@ -75,7 +75,8 @@ class StackedGroup:
             return False
         from rlhf_forge.backbone.nf4_kernel import few_rows
 
-        return all(few_rows(x, linear) for linear in frozen)
+        rank = self._ups[0].shape[1] if self._ups else 0
+        return all(few_rows(x, linear, rank) for linear in frozen)
 
     def _fused(self, x: Tensor, narrow: tuple[Tensor, ...], residual: Tensor | None) -> Tensor:
         from rlhf_forge.backbone.nf4_kernel import nf4_product
