@@ -110,7 +110,7 @@ class Engine:
 
     The running rows lie in the first slots: the last one moves into the place of a row that has
     ended. A row's tokens are a function of its entry alone, whatever runs beside it, but for what
-    rounding does to logits.
+    rounding does to logits. Adapters may have been copied: who trains one makes another engine.
 
     Args:
         backbone: With the roles that entries name.
