@@ -60,6 +60,12 @@ def test_the_unit_gives_no_more_than_is_needed() -> None:
     assert int(service["TimeoutStopSec"]) > Settings().drain + 5
 
 
+def test_kernels_are_built_where_the_unit_may_write() -> None:
+    service = unit()
+    places = dict(each.split("=") for each in service["Environment"].split())
+    assert places["TRITON_CACHE_DIR"].startswith(f"/var/cache/{service['CacheDirectory']}/")
+
+
 def test_the_unit_starts_the_server_with_the_settings_that_lie_beside_it() -> None:
     settings = read_settings(DEPLOY / "serve.yaml", {})
     service = unit()
