@@ -57,7 +57,8 @@ def test_the_product_is_that_of_the_unpacked_weight(
 
 
 def test_odd_widths_many_rows_and_many_roles_are_left_to_the_unpacked_product() -> None:
-    from rlhf_forge.backbone.nf4_kernel import MOST_RANK, MOST_ROWS, few_rows
+    from rlhf_forge.backbone.nf4_codes import MOST_ROWS
+    from rlhf_forge.backbone.nf4_kernel import MOST_RANK, few_rows
 
     assert not few_rows(noise(MOST_ROWS + 1, 64), layer(128, 64), 4)
     assert not few_rows(noise(1, 64), layer(64, 64), 4)

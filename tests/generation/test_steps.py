@@ -101,7 +101,13 @@ def test_a_prompt_that_waits_in_the_next_slot_is_left_as_it_is(device: str) -> N
         assert torch.equal(values[1, :, :9], kept[1])
 
 
-def test_a_capture_that_failed_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("full"), torch.AcceleratorError("CUDA error: out of memory")],
+)
+def test_a_capture_without_memory_says_so_and_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     plain_graph.put_in(monkeypatch)
     backbone = backbone_on("cpu")
     steps, expected = Steps(backbone, cache_of(backbone)), Steps(backbone, cache_of(backbone))
@@ -110,7 +116,7 @@ def test_a_capture_that_failed_is_made_again(monkeypatch: pytest.MonkeyPatch) ->
     expected([5], [0], ["policy"])
 
     def full(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "graph", full)

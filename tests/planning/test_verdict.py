@@ -9,7 +9,7 @@ import pytest
 from rlhf_forge.errors import UserError
 from rlhf_forge.planning.demand import demand_of_limits, parts_of
 from rlhf_forge.planning.duration import duration_of
-from rlhf_forge.planning.look import Look, require_fits
+from rlhf_forge.planning.look import Look, _packs, require_fits
 from rlhf_forge.planning.plan import Part, Plan, plan_of
 from rlhf_forge.planning.setup import Setup
 from rlhf_forge.planning.shape import Shape
@@ -148,3 +148,22 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_sizes_are_told_in_binary_units() -> None:
     assert gib(12 * GIB) == "12.0 GiB"
     assert gib(50 * 2**20) == "50 MiB"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head_dim": 100},
+        {"head_dim": 256},
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+        {"rope_scaling": {"type": "longrope"}},
+        {"sliding_window": 64},
+        {"model_type": "gemma"},
+    ],
+)
+def test_a_plan_packs_no_base_that_runs_by_the_stock_decoder(changes: dict[str, object]) -> None:
+    plain = {"model_type": "mistral", "head_dim": 128}
+    shape = replace(MISTRAL, head=int(str(changes.get("head_dim", 128))))
+    assert _packs(plain, MISTRAL, "nf4", cuda=True)
+    assert not _packs(plain | changes, shape, "nf4", cuda=True)
+    assert not _packs(plain, MISTRAL, "fp32", cuda=True)

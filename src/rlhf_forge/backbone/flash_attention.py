@@ -69,15 +69,19 @@ class Rows:
 WIDEST_HEAD = 192
 
 
+def flash_takes(width: int) -> bool:
+    """Whether the kernel takes heads of ``width`` numbers: multiples of 8."""
+    return width % 8 == 0 and width <= WIDEST_HEAD
+
+
 def flash_attends(device: torch.device, dtype: torch.dtype, width: int) -> bool:
     """Whether a CUDA device has the kernel for ``dtype`` and heads of ``width`` numbers.
 
-    It is there for bf16 and fp16, from Ampere on, and takes multiples of 8.
+    It is there for bf16 and fp16, from Ampere on.
     """
     return (
         dtype in {torch.bfloat16, torch.float16}
-        and width % 8 == 0
-        and width <= WIDEST_HEAD
+        and flash_takes(width)
         and torch.backends.cuda.is_flash_attention_available()
         and torch.cuda.get_device_capability(device) >= (8, 0)
     )

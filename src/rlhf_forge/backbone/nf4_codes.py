@@ -6,6 +6,8 @@ registers, and one instruction picks any four bytes of two registers.
 
 import torch
 
+# More rows than this are faster with the weight unpacked.
+MOST_ROWS = 128
 # The 4-bit codes' values (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314, appendix E).
 NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,

@@ -14,12 +14,10 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf_forge.backbone.nf4_codes import UNPACK
+from rlhf_forge.backbone.nf4_codes import MOST_ROWS, UNPACK
 
 # Weights that share a factor.
 BLOCK = 64
-# More rows than this are faster with the weight unpacked.
-MOST_ROWS = 128
 # A wider update, of all roles together, takes more shared memory than some cards have.
 MOST_RANK = 512
 # Shared memory, in bytes, with room for five stages of the widest tile: they take 120 KiB, and a

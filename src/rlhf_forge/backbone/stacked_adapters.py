@@ -12,6 +12,10 @@ from torch import Tensor
 
 from rlhf_forge.backbone.adapted_group import AdaptedGroup
 from rlhf_forge.backbone.devices import kernels_build
+from rlhf_forge.backbone.frozen_linear import frozen_product
+
+# So few rows bitsandbytes multiplies faster than an unpacked weight does.
+STOCK_ROWS = 4
 
 
 class StackedGroup:
@@ -53,11 +57,19 @@ class StackedGroup:
         narrow = self._narrow(x, own)
         if self._is_fused(x):
             return self._fused(x, narrow, residual)
-        weight = self.group.weight(x.dtype)
-        y = x @ weight.T if residual is None else torch.addmm(residual, x, weight.T)
+        y = self._wide(x, residual)
         for part, up, out in zip(narrow, self._ups, self._split(y), strict=False):
             out.addmm_(part, up.T)
         return y
+
+    def _wide(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """Outputs of the frozen layers, and the residual."""
+        if self._is_4bit_on_gpu(x) and len(x) <= STOCK_ROWS:
+            parts = [frozen_product(x[:, None], layer.frozen)[:, 0] for layer in self.group.layers]
+            y = torch.cat(parts, dim=1)
+            return y if residual is None else y + residual
+        weight = self.group.weight(x.dtype)
+        return x @ weight.T if residual is None else torch.addmm(residual, x, weight.T)
 
     def _narrow(self, x: Tensor, own: Tensor | None) -> tuple[Tensor, ...]:
         """Products with each layer's A of all roles, less those that are not the row's."""
@@ -71,12 +83,15 @@ class StackedGroup:
 
     def _is_fused(self, x: Tensor) -> bool:
         frozen = [layer.frozen for layer in self.group.layers]
-        if not x.is_cuda or not hasattr(frozen[0].weight, "quant_state") or not kernels_build():
+        if not self._is_4bit_on_gpu(x) or not kernels_build():
             return False
         from rlhf_forge.backbone.nf4_kernel import few_rows
 
         rank = self._ups[0].shape[1] if self._ups else 0
         return all(few_rows(x, linear, rank) for linear in frozen)
+
+    def _is_4bit_on_gpu(self, x: Tensor) -> bool:
+        return x.is_cuda and hasattr(self.group.layers[0].frozen.weight, "quant_state")
 
     def _fused(self, x: Tensor, narrow: tuple[Tensor, ...], residual: Tensor | None) -> Tensor:
         from rlhf_forge.backbone.nf4_kernel import nf4_product

@@ -124,10 +124,16 @@ class _Graph:
         return self._logits
 
     def _captured(self, pool: Any) -> torch.cuda.CUDAGraph:
+        """Raises OutOfMemoryError, whichever step of it finds no memory."""
         graph = torch.cuda.CUDAGraph()
-        # What other threads do on the GPU meanwhile, such as a reward of the user's, is their own.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            self._logits = self._eagerly()
+        try:
+            # What other threads do on the GPU meanwhile, such as a user's reward, is their own.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                self._logits = self._eagerly()
+        except torch.AcceleratorError as error:
+            if "out of memory" not in str(error):
+                raise
+            raise torch.OutOfMemoryError(str(error)) from error
         return graph
 
     def _eagerly(self) -> Float[Tensor, "rows vocab"]:

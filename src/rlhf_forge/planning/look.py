@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from rlhf_forge.backbone.flash_attention import flash_takes
+from rlhf_forge.backbone.packed_decoder import ANGLES_BY_LENGTH
 from rlhf_forge.errors import UserError
 from rlhf_forge.functional.products import has_bf16_units
 from rlhf_forge.hub import CONFIG, config_folder
@@ -85,7 +87,7 @@ def look_at(config: Any, *, stage: str, data: Any = None, cuda: bool | None = No
     shape = Shape.of(told, path)
     cuda = _on_gpu(config.trainer.accelerator) if cuda is None else cuda
     precision = config.model.init_args.backbone.precision
-    packs = _packs(told, precision, cuda=cuda)
+    packs = _packs(told, shape, precision, cuda=cuda)
     setup = setup_of(config, shape, stage=stage, cuda=cuda, packs=packs)
     if data is None:
         return Look(setup, demand_of_limits(setup), folder)
@@ -103,14 +105,19 @@ def _on_gpu(accelerator: object) -> bool:
     return accelerator not in CPUS and torch.cuda.is_available()
 
 
-def _packs(told: dict[str, Any], precision: str, *, cuda: bool) -> bool:
+def _packs(told: dict[str, Any], shape: Shape, precision: str, *, cuda: bool) -> bool:
     """As `rlhf_forge.backbone.packed_decoder.can_pack` will say of the loaded model.
 
     A GPU, which need not be here, is taken to be an Ampere or newer.
     """
-    is_fast = precision != "fp32" if cuda else precision == "fp32" or has_bf16_units("cpu")
+    if cuda:
+        is_fast = precision != "fp32" and flash_takes(shape.head)
+    else:
+        is_fast = precision == "fp32" or has_bf16_units("cpu")
+    rotation = told.get("rope_scaling") or told.get("rope_parameters") or {}
     return (
         is_fast
+        and rotation.get("rope_type", rotation.get("type")) not in ANGLES_BY_LENGTH
         and told.get("model_type") in PACKED_MODELS
         and told.get("hidden_act", "silu") == "silu"
         and told.get("sliding_window") is None

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from rlhf_forge.backbone.nf4_codes import MOST_ROWS
 from rlhf_forge.planning.activations import activations, logits, unpacked
 from rlhf_forge.planning.demand import Demand, heaviest
 from rlhf_forge.planning.micro_batch import MicroBatch
@@ -131,7 +132,8 @@ def _rollout(setup: Setup, prompt: int) -> list[Part]:
     if setup.cuda:
         # Prompts are read before the cache has grown, and steps of few rows unpack nothing.
         grown = kept - cache_bytes(shape, size, rows=rows, prompt=prompt, new=0)
-        read, weights = max(0, read + weights - grown), 0
+        read = max(0, read + weights - grown)
+        weights = weights if rows > MOST_ROWS else 0
     return [
         _sure("KV cache", kept),
         _sure("copied adapter", shape.adapter(setup.rank) * size),
