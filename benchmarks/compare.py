@@ -98,8 +98,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         f"{rows[0]['threads']} threads. All four start from the same SFT model of a seed; PPO, "
         "RLOO and GRPO sample equally many responses and ask the same reward model, DPO reads that "
         "model's pairs once. RLOO and GRPO have PPO's learning rate, tuned for PPO; DPO's is the "
-        "best of three (1e-4, 2e-4, 5e-4) on seeds 1 and 2. Gold, accuracy, KL (nats per response, from "
-        f"SFT) and length (tokens) are of {number} held-out prompts sampled at "
+        "best of three (1e-4, 2e-4, 5e-4) on seeds 1 and 2. Gold, accuracy, KL (nats per "
+        f"response, from SFT) and length (tokens) are of {number} held-out prompts sampled at "
         "temperature 1; a gain is over SFT, paired by prompt. Seconds are those of the policy's "
         "own stage.",
         "",
