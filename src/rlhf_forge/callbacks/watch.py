@@ -39,6 +39,9 @@ from rlhf_forge.watch_settings import JUDGED, REWARDED, WatchSettings
 # asked nothing for it begins with what PPO asks by default.
 RAISE = 2.0
 LEAST_KL_COEF = 0.05
+# What was said is said again where it has become so many times as bad: as often as the price is
+# raised by as much, which so stays in proportion to the trouble however long that lasts.
+AGAIN = RAISE
 COLUMNS = 80
 # What a checkpoint holds of the watch, beside the readings.
 STATE = ("spoken", "said", "stopped")
@@ -49,7 +52,7 @@ class Watch(Callback):
 
     A reading goes to ``watch.jsonl``, the judge's mean to the loggers. Means of judge and reward
     are there for who keeps the best state. What the readings tell is said on stderr and in
-    TensorBoard when it is new, and again when it has become as bad once more.
+    TensorBoard when it is new, and again each time it has become twice as bad.
 
     Args:
         settings: The key ``watch`` of a config.
@@ -120,8 +123,7 @@ class Watch(Callback):
         reading = self._reading(module, done)
         self.readings.append(reading)
         found = findings_in(self.readings)
-        news = [f for f in found if f.severity > self.spoken.get(f.kind, 0)]
-        self.spoken = spoken_of(found, self.spoken)
+        news, self.spoken = news_of(found, self.spoken)
         self.said += [{"iteration": done, "kind": f.kind, "text": f.text} for f in news]
         shown = {}
         if reading.judged:
@@ -188,16 +190,24 @@ class Watch(Callback):
         self.stopped = trainer.should_stop = True
 
 
-def spoken_of(found: Sequence[Finding], before: dict[str, int]) -> dict[str, int]:
-    """How bad what was said has been, by kind; what is not found any more may be said again.
+def news_of(
+    found: Sequence[Finding], spoken: dict[str, int]
+) -> tuple[list[Finding], dict[str, int]]:
+    """What of a reading's findings is to be said, and by kind how bad it was when it was last said.
 
-    A judge that falls and one that does not rise are one trouble: readings that go to and fro
-    between the two are no news, and an action does not follow anew.
+    What is not found any more may be said again. A judge that falls and one that does not rise are
+    one trouble: readings that go to and fro between the two are no news, and an action does not
+    follow anew.
+
+    Args:
+        found: In the last reading.
+        spoken: What this returned for the one before.
     """
-    severities = {finding.kind: finding.severity for finding in found}
-    lasting = set(severities) | (OVER_OPTIMISED if OVER_OPTIMISED & set(severities) else set())
-    kept = {kind: severity for kind, severity in before.items() if kind in lasting}
-    return kept | {kind: max(size, kept.get(kind, 0)) for kind, size in severities.items()}
+    kinds = {finding.kind for finding in found}
+    lasting = kinds | (OVER_OPTIMISED if OVER_OPTIMISED & kinds else set())
+    kept = {kind: severity for kind, severity in spoken.items() if kind in lasting}
+    news = [finding for finding in found if finding.severity >= AGAIN * kept.get(finding.kind, 0)]
+    return news, kept | {finding.kind: finding.severity for finding in news}
 
 
 def reading_of(
