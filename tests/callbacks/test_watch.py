@@ -277,7 +277,7 @@ def test_a_judge_that_falls_and_stalls_by_turns_is_told_once_each() -> None:
 
 
 def test_what_lasts_is_told_again_each_time_it_is_twice_as_bad() -> None:
-    """Each time the price of KL is doubled, and a lasting trouble must not do so at every reading."""
+    """The price of KL is doubled each time: with a trouble that lasts it must not run away."""
     spoken: dict[str, int] = {}
     said = []
     for severity in [*range(1, 101), 50, 100, 128]:

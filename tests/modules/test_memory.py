@@ -1,5 +1,6 @@
 """Where the GPU's memory is full a step is taken in smaller parts, with the same result."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 from rlhf_forge.__main__ import main
 from rlhf_forge.artefact import read_manifest
 from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.callbacks import artefact_writer
 from rlhf_forge.callbacks.checkpoints import AtomicCheckpointIO
 from rlhf_forge.data.collate import micro_batches
 from rlhf_forge.errors import UserError
-from rlhf_forge.modules.memory import Cuts, within_memory, within_rows
+from rlhf_forge.evaluation.card_evidence import gather
+from rlhf_forge.modules import reward
+from rlhf_forge.modules.calibration import scale_on
+from rlhf_forge.modules.memory import Cuts, within_memory, within_rows, within_tokens
 from tests.modules.test_dpo import CONFIG as DPO
 from tests.tiny_project import QUIET, told
 
@@ -112,6 +117,23 @@ def test_with_one_response_at_a_time_too() -> None:
 
     with pytest.raises(UserError, match="full with generating one response at a time"):
         within_rows(Sizes(), 20, attempt)
+
+
+def test_what_cuts_its_rows_itself_is_given_a_smaller_size_until_it_fits() -> None:
+    module, tried = Sizes(micro_batch_tokens=100), []
+
+    def attempt(room: int) -> str:
+        tried.append(module.micro_batch_tokens)
+        if module.micro_batch_tokens > room:
+            raise torch.OutOfMemoryError
+        return "done"
+
+    with pytest.warns(UserWarning, match=GROWN):
+        assert within_tokens(module, lambda: attempt(room=30)) == "done"
+    assert tried == [100, 50, 25]
+    with pytest.raises(UserError, match="the GPU's memory is full with one row at a time"):
+        within_tokens(module, lambda: attempt(room=0))
+    assert tried[-1] == 1
 
 
 # -- stages ------------------------------------------------------------------------------------
@@ -261,6 +283,31 @@ def test_the_sizes_are_kept_in_the_checkpoint_and_a_run_goes_on_with_them(
         for run in "xy"
     ]
     assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
+
+
+def test_the_scale_and_the_card_of_a_reward_model_are_made_in_smaller_parts_too(
+    stages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_room_for(tokens: int, function: Callable[..., Any]) -> Callable[..., Any]:
+        def limited(*arguments: Any, max_tokens: int) -> Any:
+            if max_tokens > tokens:
+                raise torch.OutOfMemoryError
+            return function(*arguments, max_tokens=max_tokens)
+
+        return limited
+
+    assert main(fit("reward", "--run", "y", *parents("reward"))) == 0
+    monkeypatch.setattr(reward, "scale_on", with_room_for(2048, scale_on))
+    monkeypatch.setattr(artefact_writer, "gather", with_room_for(512, gather))
+    with pytest.warns(UserWarning, match=GROWN) as caught:
+        assert main(fit("reward")) == 0
+    sizes = [str(w.message).removeprefix(GROWN).split()[0] for w in caught]
+    assert sizes == ["4096", "2048", "1024", "512"]
+    whole, parted = (Path(f"lightning_logs/{run}/reward/artefact") for run in "yx")
+    std = read_manifest(whole).reward_std
+    assert read_manifest(parted).reward_std == pytest.approx(std, rel=1e-4)
+    cards = [json.loads((folder / "card.json").read_text()) for folder in (whole, parted)]
+    assert cards[0]["margin"]["value"] == pytest.approx(cards[1]["margin"]["value"], rel=1e-3)
 
 
 def test_a_run_with_no_room_for_a_single_row_ends_in_one_line(

@@ -1,7 +1,6 @@
 """The artefact that a finished stage leaves behind."""
 
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,14 @@ from rlhf_forge.backbone.scoring import ensemble_of
 from rlhf_forge.callbacks.best import BestCheckpoint
 from rlhf_forge.callbacks.checkpoints import batches_done, batches_in, was_cut_short
 from rlhf_forge.card import write_card
+from rlhf_forge.data.module import show
 from rlhf_forge.data.tokenize import PairExample
 from rlhf_forge.errors import UserError
-from rlhf_forge.evaluation.card_evidence import MOST_PAIRS, gather
+from rlhf_forge.evaluation.card_evidence import MOST_PAIRS, Evidence, gather
 from rlhf_forge.evaluation.card_making import report_card
 from rlhf_forge.evaluation.report_card import ReportCard, write_report
 from rlhf_forge.modules.goldens import golden_rows, golden_values, setup_name
+from rlhf_forge.modules.memory import within_tokens
 from rlhf_forge.modules.reward import RewardModule
 from rlhf_forge.modules.roles import data_of
 
@@ -77,9 +78,9 @@ class ArtefactWriter(Callback):
             ended = Ended(steps, metrics, kept_by=self.best.by.metric)
         if isinstance(pl_module, RewardModule):
             pl_module.calibrate()
+        report = _reported(pl_module) if isinstance(pl_module, RewardModule) else None
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "artefact"
-            report = _reported(pl_module) if isinstance(pl_module, RewardModule) else None
             write_artefact(pl_module, folder, self.fingerprint, ended, report)
 
     def _metrics(self, trainer: Trainer) -> dict[str, float]:
@@ -138,16 +139,21 @@ def write_artefact(
 
 @torch.no_grad()
 def _reported(module: RewardModule) -> ReportCard:
-    """The report card of a trained reward model; its verdict is told, and logged."""
+    """The report card of a trained reward model; its verdict is told, and logged.
+
+    Of several processes each makes it: where memory runs out on one, all go on in smaller parts.
+    """
     pairs = cast("list[PairExample]", data_of(module).held_out[:MOST_PAIRS])
-    room = module.micro_batch_tokens  # a step had room for as many, and for their gradients
-    evidence = gather(module.backbone, module.role, module.template, pairs, max_tokens=room)
-    card = report_card(evidence)
+
+    def gathered() -> Evidence:
+        room = module.micro_batch_tokens
+        return gather(module.backbone, module.role, module.template, pairs, max_tokens=room)
+
+    card = report_card(within_tokens(module, gathered))
     for logger in module.trainer.loggers:
         logger.log_metrics({"card/bad_checks": len(card.of("bad"))}, batches_done(module.trainer))
-    found = [f"{check.verdict}: {check.name}: {check.reason}\n" for check in card.of(card.verdict)]
-    sys.stderr.write(f"report card: {card.verdict}\n")
-    sys.stderr.writelines(found if card.verdict != "good" else [])
+    found = [f"{check.verdict}: {check.name}: {check.reason}" for check in card.of(card.verdict)]
+    show([f"report card: {card.verdict}", *(found if card.verdict != "good" else [])])
     return card
 
 

@@ -74,6 +74,26 @@ def within_rows(module: Sized, count: int, attempt: Callable[[], T]) -> T:
         _warn("max_rows", module.max_rows)
 
 
+def within_tokens(module: Sized, attempt: Callable[[], T]) -> T:
+    """What is made of rows that the attempt cuts by itself; of smaller parts if memory runs out.
+
+    Args:
+        module: Its ``micro_batch_tokens`` is halved, for good.
+        attempt: Begins anew each time, by the module's present size; waits for no other process.
+
+    Raises:
+        UserError: If memory runs out with one token, and so one row, at a time.
+    """
+    while True:
+        done = _tried(attempt)
+        wanted = module.micro_batch_tokens if done else module.micro_batch_tokens // 2
+        if not ranks.any_of(not done):
+            return done[0]
+        torch.cuda.empty_cache()
+        module.micro_batch_tokens = _agreed(wanted, "one row at a time")
+        _warn("micro_batch_tokens", module.micro_batch_tokens)
+
+
 def keep_sizes(checkpoint: dict[str, Any], module: Sized) -> None:
     """Write the sizes down: how a step is cut decides the last bits of its result."""
     checkpoint["sizes"] = [module.micro_batch_tokens, module.max_rows]

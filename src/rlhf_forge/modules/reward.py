@@ -22,7 +22,13 @@ from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.bootstrap import as_drawn, member_seeds
 from rlhf_forge.modules.calibration import LEAST_RESPONSES, require_enough_held_out, scale_on
 from rlhf_forge.modules.checkpoint_state import keep_trainable, require_same_tensors
-from rlhf_forge.modules.memory import Cuts, keep_sizes, restore_sizes, within_memory
+from rlhf_forge.modules.memory import (
+    Cuts,
+    keep_sizes,
+    restore_sizes,
+    within_memory,
+    within_tokens,
+)
 from rlhf_forge.modules.optimisation import Step, adamw, apply_gradients, step_scheduler
 from rlhf_forge.modules.responses import generated_held_out
 from rlhf_forge.modules.reward_update import PairLoss, won
@@ -219,7 +225,9 @@ class RewardModule(LightningModule):
         prompts = [self.template.prompt(record.prompt) for record in records]
         responses = generated_held_out(self, "reference", prompts)
         tokens, mask = join(prompts, responses, self.backbone.device)
-        scale_on(self.backbone, tokens, mask, max_tokens=self.micro_batch_tokens)
+        within_tokens(
+            self, lambda: scale_on(self.backbone, tokens, mask, max_tokens=self.micro_batch_tokens)
+        )
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
