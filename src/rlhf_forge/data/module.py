@@ -248,4 +248,4 @@ class Positioned(Dataset[tuple[int, Example]]):
 @rank_zero_only
 def show(lines: list[str]) -> None:
     """Print what was found, to stderr: stdout is for data."""
-    sys.stderr.write("\n".join(lines) + "\n")
+    sys.stderr.writelines(f"{line}\n" for line in lines)

@@ -22,6 +22,7 @@ from rlhf_forge.data.collate import (
     own_micro_batches,
     pair_tokens,
 )
+from rlhf_forge.data.module import show
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import Example, PairExample
 from rlhf_forge.generation.sampler import Sampling
@@ -30,6 +31,7 @@ from rlhf_forge.modules.checks import require_untrained_loss, require_untrained_
 from rlhf_forge.modules.dpo_update import Loss, PairStats, PreferenceLoss, accumulate
 from rlhf_forge.modules.memory import keep_sizes, restore_sizes, within_memory
 from rlhf_forge.modules.optimisation import Step, adamw, apply_gradients, step_scheduler
+from rlhf_forge.modules.pair_labels import LABELS, unread
 from rlhf_forge.modules.reference_log_probs import (
     Cut,
     Plan,
@@ -153,6 +155,7 @@ class DPOModule(LightningModule):
     def on_fit_start(self) -> None:
         # Before Lightning's progress bar begins: a terminal shows one at a time.
         pairs, batches = self._trained_on(), _whole(self.trainer.limit_train_batches)
+        show(unread(pairs, dict.fromkeys(LABELS, "DPO weighs every pair alike")))
         plan = partial(first_round, data_of(self).stream(), pairs, batches=batches)
         self.train_reference = self._reference_of("train", pairs, plan, bar=True)
         if self.trainer.limit_val_batches:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -16,7 +16,9 @@ from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.backbone.scoring import member_score, members_of, score
 from rlhf_forge.data.collate import PairBatch, own_micro_batches, pair_tokens, take
+from rlhf_forge.data.module import show
 from rlhf_forge.data.render import ChatTemplate
+from rlhf_forge.data.tokenize import PairExample
 from rlhf_forge.generation.rows import join
 from rlhf_forge.generation.sampler import Sampling
 from rlhf_forge.modules.bootstrap import as_drawn, member_seeds
@@ -30,6 +32,7 @@ from rlhf_forge.modules.memory import (
     within_tokens,
 )
 from rlhf_forge.modules.optimisation import Step, adamw, apply_gradients, step_scheduler
+from rlhf_forge.modules.pair_labels import unread
 from rlhf_forge.modules.responses import generated_held_out
 from rlhf_forge.modules.reward_update import PairLoss, won
 from rlhf_forge.modules.roles import (
@@ -138,7 +141,9 @@ class RewardModule(LightningModule):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             require_enough_held_out(len(data_of(self).held_out))
-            self.loss.require_labels(data_of(self).train.examples)
+            pairs = cast("list[PairExample]", data_of(self).train.examples)
+            self.loss.require_labels(pairs)
+            show(unread(pairs, self.loss.unread))
 
     @override
     def configure_model(self) -> None:

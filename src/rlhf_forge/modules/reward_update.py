@@ -59,6 +59,13 @@ class PairLoss:
             weights=None if batch.weight is None else batch.weight.to(chosen),
         )
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """Why labels of pairs are not read; see `rlhf_forge.modules.pair_labels`."""
+        margin = {} if self.margin_coef else {"a margin": "model.init_args.margin_coef is 0"}
+        share = {} if self.soft_labels else {"a preference": "model.init_args.soft_labels is false"}
+        return margin | share
+
     def require_labels(self, examples: Sequence[Example]) -> None:
         """Refuse an option that reads what no pair of the data has.
 
