@@ -167,10 +167,14 @@ def test_a_run_stops_beyond_its_budget_and_its_artefact_is_the_best_within(
     )
 
 
-def test_a_second_reward_model_judges_and_changes_nothing_of_what_is_learnt(trained: Path) -> None:
+def test_a_second_reward_model_judges_and_changes_nothing_of_what_is_learnt(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = ["fit", "--config", "reward.yaml", "--name", "reward-judge", "--seed_everything", "5"]
     assert main([*other, "--model.init_args.reference_likelihood", "true"]) == 0
     fit(2, "lightning_logs/x/reward-judge/artefact", *FAST)
+    err = " ".join(capsys.readouterr().err.split())
+    assert "watch.judge: the report card of lightning_logs/x/reward-judge/artefact is bad (" in err
     judged = [row["judge"] for row in rows()]
     assert len({*judged, *(row["score"] for row in rows())}) == 4
     state = last_state()["state_dict"]

@@ -29,6 +29,7 @@ from rlhf_forge.evaluation.readings import (
     kept_by_judge,
     rise_at_equal_length,
 )
+from rlhf_forge.evaluation.report_card import read_report
 from rlhf_forge.evaluation.statistics import mean_of
 from rlhf_forge.modules.ppo import PPOModule
 from rlhf_forge.modules.watched import JUDGE, Watched, add_judge, watched
@@ -76,6 +77,7 @@ class Watch(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.artefact is not None:
             add_judge(cast("PPOModule", pl_module), self.artefact)
+            _say_of_card(Path(self.artefact))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -281,3 +283,14 @@ def _say(trainer: Trainer, done: int, text: str) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_text("watch/findings", text, done)
+
+
+@rank_zero_only
+def _say_of_card(judge: Path) -> None:
+    """Where it is bad: a judge that fails on known answers is not believed about unknown ones."""
+    card = read_report(judge)
+    if card is None or card.verdict != "bad":
+        return
+    names = ", ".join(check.name for check in card.of("bad"))
+    line = f"watch.judge: the report card of {judge} is bad ({names}): do not trust it far"
+    sys.stderr.write(textwrap.fill(line, COLUMNS, subsequent_indent="  ") + "\n")
