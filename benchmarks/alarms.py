@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from panel import EVERY
+
 from rlhf_forge.evaluation.findings import OVER_OPTIMISED, findings_in
 from rlhf_forge.evaluation.readings import Reading, kept_by_judge
 
@@ -40,8 +42,9 @@ class Run:
 
     @classmethod
     def of(cls, path: Path) -> "Run":
-        """What a panel wrote."""
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        """What a panel wrote: every `EVERY` iterations and the last, though it read more often."""
+        written = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [row for row in written if row["iteration"] % EVERY == 0 or row is written[-1]]
         known = {field.name for field in fields(Reading)}
         readings = [Reading(**{k: v for k, v in row.items() if k in known}) for row in rows]
         return cls(

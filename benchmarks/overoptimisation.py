@@ -5,14 +5,15 @@
 
 The thresholds were chosen on seeds 0 to 4 and are shown on seeds 10 to 14. Of each seed two runs:
 
-- over: nothing is asked for KL, 24 iterations, against a plain reward model, one without the
-  likelihood feature;
+- over: nothing is asked for KL, 24 iterations, against a poor reward model on purpose: plain, that
+  is without the likelihood feature, and trained on 32 pairs over and over. The fewer its pairs,
+  the sooner a reward model is over-optimised (Gao et al. 2022, https://arxiv.org/abs/2210.10760);
 - healthy: the quickstart's own reward model (with the feature) and settings.
 
-A panel looks on and acts on nothing: a reward model of the same kind as the one optimised, on other
-pairs; one of the other kind, on other pairs again; and gold. What each alarm would have said, and
-which state it would have kept, is worked out from the panel's readings by the rules that the watch
-follows.
+A panel looks on and acts on nothing: a reward model of the same kind as the one optimised, and one
+of the other kind, each on other pairs and on all there are; and gold. What each alarm would have
+said, and which state it would have kept, is worked out from the panel's readings by the rules that
+the watch follows.
 
 Every piece is a process of its own with one thread, and a finished one is not run again; after
 `--minutes` no further one is begun. Writes benchmarks/results/overoptimisation.json, with every
@@ -40,9 +41,10 @@ SETTINGS = "configs/quickstart"
 # A plain reward model, with fewer steps. Each reward model has pairs of a seed of its own.
 PLAIN = ["--model.init_args.reference_likelihood", "false"]
 PLAIN += ["--model.init_args.total_steps", "120"]
+POOR = [*PLAIN, "--data.path", "few_pairs:pairs"]
 MODELS: dict[str, tuple[int, list[str]]] = {
     "reward": (0, []),
-    "plain": (100, PLAIN),
+    "plain": (100, POOR),
     "plain-judge": (200, PLAIN),
     "feature-judge": (300, []),
 }
@@ -55,6 +57,21 @@ RUNS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
     "over": ("plain", {"same": "plain-judge", "other": "feature-judge"}, OVER),
     "healthy": ("reward", {"same": "feature-judge", "other": "plain-judge"}, {}),
 }
+# The alarms, and one of them by another name: the judge that is not of the other kind in both runs.
+FEATURE = "feature"
+ROWS = ALARMS | {FEATURE: "judge with the likelihood feature, of the same kind where healthy"}
+# What was tried before.
+TRIED = (
+    "The runs to be stopped had other settings before. Against plain reward models of all pairs, "
+    "with a reading every 2nd iteration, gold ended 0.2 or more below its peak in 5 of 10 runs "
+    "(seeds 0 2 3 10 12; at half the rate in fewer), and the judge of the other kind was in time "
+    "in 4 of these and kept within 0.1 in all 5. Then, on seeds thresholds are chosen on alone: "
+    "512 pairs (seed 1: gold turned behind iteration 10), 128 pairs (seed 1: behind 10; seed 4: "
+    "not by 16), 32 pairs (seeds 4 and 1: as below). A reading every 4th iteration was chosen on "
+    "the runs of seeds 0 to 4 against plain reward models of all pairs: of two readings so near "
+    "to each other that noise is most of their difference, either may be the peak. No threshold "
+    "of the watch was changed."
+)
 # A run over-optimises if gold ends so far below its peak.
 FALL = 0.2
 
@@ -136,10 +153,17 @@ def collected() -> list[dict[str, Any]]:
                     "accuracy": [reading.accuracy for reading in run.readings],
                     **{f"judge_{judge}": run.means(judge) for judge in run.judges},
                     **{f"spread_{name}": run.spreads(name) for name in ("same", "other")},
-                    "alarms": {alarm: verdict(run, alarm) for alarm in ALARMS},
+                    "alarms": alarms_of(run, name),
                 }
             )
     return rows
+
+
+def alarms_of(run: Run, name: str) -> dict[str, Any]:
+    """What every alarm made of a run, the judge with the feature by its name, too."""
+    found = {alarm: verdict(run, alarm) for alarm in ALARMS}
+    judges = RUNS[name][1]
+    return found | {FEATURE: next(found[j] for j in judges if judges[j] == "feature-judge")}
 
 
 def page(rows: Sequence[dict[str, Any]]) -> str:
@@ -148,7 +172,7 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         "# Over-optimisation: which alarm tells",
         "",
         f"`python benchmarks/overoptimisation.py` on {platform.machine()}, one thread. PPO on the "
-        f"toy world against a plain reward model, watched every {EVERY} iterations on {NUMBER} "
+        f"toy world against a poor reward model, watched every {EVERY} iterations on {NUMBER} "
         "held-out prompts; the file's first lines say how. *In time*: the alarm first speaks "
         f"behind gold's peak, and at most {IN_TIME} readings behind it. *Within {LOST:g}*: the "
         f"state that it would keep has a gold at most {LOST:g} below the best. *Silent*: it says "
@@ -156,6 +180,8 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         "stop`: of the readings until it speaks the best by the judge is kept. An alarm without a "
         "score of its own keeps the best by the reward before it speaks. *Gold lost*: how much "
         "worse the kept state is than the best of the whole run.",
+        "",
+        TRIED,
         "",
     ]
     if not rows:
@@ -183,7 +209,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> list[str]:
         f"| alarm | in time | within {LOST:g} | gold lost, mean | silent where healthy |",
         "|---|---|---|---|---|",
     ]
-    for alarm, name in ALARMS.items():
+    for alarm, name in ROWS.items():
         in_time = sum(found[alarm]["in_time"] for found in over)
         within = sum(found[alarm]["lost"] <= LOST for found in over)
         lost = f"{fmean(found[alarm]['lost'] for found in over):.2f}" if over else ""
@@ -228,7 +254,7 @@ def curve_of(row: dict[str, Any]) -> list[str]:
     ]
     for at in range(len(row["iteration"])):
         cells = [f"{row[name][at]:.2f}" for name in columns[1:]]
-        first = [alarm for alarm, found in row["alarms"].items() if found["spoke"] == at]
+        first = [alarm for alarm in ALARMS if row["alarms"][alarm]["spoke"] == at]
         lines.append(f"| {row['iteration'][at]} | {' | '.join(cells)} | {', '.join(first)} |")
     return lines
 

@@ -18,11 +18,11 @@ from rlhf_forge.modules.ppo import PPOModule
 from rlhf_forge.modules.watched import add_judge, watched
 
 GOLD = "rlhf_forge.toy_world.gold:score"
-EVERY, NUMBER = 2, 256
+EVERY, NUMBER = 4, 256
 
 
 class Panel(Callback):
-    """Writes what several judges make of the policy, every `EVERY` iterations.
+    """Writes what several judges make of the policy, every `EVERY` iterations and at the end.
 
     Args:
         models: Artefact of each reward model that looks on, by name.
@@ -47,8 +47,9 @@ class Panel(Callback):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if batches_done(trainer) % EVERY == 0:
-            self._read(cast("PPOModule", pl_module), batches_done(trainer))
+        done = batches_done(trainer)
+        if done % EVERY == 0 or done == trainer.limit_train_batches:
+            self._read(cast("PPOModule", pl_module), done)
 
     def _read(self, module: PPOModule, done: int) -> None:
         examples = cast("Sequence[PromptExample]", module.held_out[-NUMBER:])
