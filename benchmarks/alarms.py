@@ -1,7 +1,7 @@
 """What each alarm would have said in a run of overoptimisation.py, and which state it keeps."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean
@@ -9,6 +9,7 @@ from typing import Any
 
 from panel import EVERY
 
+from rlhf_forge.callbacks.watch import news_of
 from rlhf_forge.evaluation.findings import OVER_OPTIMISED, findings_in
 from rlhf_forge.evaluation.readings import Reading, kept_by_judge
 
@@ -69,27 +70,28 @@ class Run:
         ]
 
 
-def spoke_at(run: Run, alarm: str) -> int | None:
-    """The reading at which an alarm speaks first; None: it is silent."""
+def said_at(run: Run, alarm: str) -> list[int]:
+    """The readings at which an alarm speaks in a run that goes on: it has something new to tell."""
     if alarm in run.judges:
-        readings = run.as_judged(alarm)
-        numbers = range(1, len(readings))
-        told = (at for at in numbers if _tells_of_judge(readings[: at + 1]))
-    elif alarm == "kl":
-        told = (at for at, reading in enumerate(run.readings) if reading.kl > MOST_KL)
+        return list(_said_by_judge(run.as_judged(alarm)))
+    if alarm == "kl":
+        loud = [reading.kl > MOST_KL for reading in run.readings]
     else:
         spreads = run.spreads(alarm.removeprefix("spread_"))
-        told = (at for at, spread in enumerate(spreads) if spread > MORE_SPREAD * spreads[0])
-    return next(told, None)
+        loud = [spread > MORE_SPREAD * spreads[0] for spread in spreads]
+    return [at for at, now in enumerate(loud) if now and not (at and loud[at - 1])]
 
 
-def _tells_of_judge(readings: Sequence[Reading]) -> bool:
-    return any(found.kind in OVER_OPTIMISED for found in findings_in(readings))
+def _said_by_judge(readings: Sequence[Reading]) -> Iterator[int]:
+    spoken: dict[str, int] = {}
+    for at in range(len(readings)):
+        news, spoken = news_of(findings_in(readings[: at + 1]), spoken)
+        if any(found.kind in OVER_OPTIMISED for found in news):
+            yield at
 
 
-def kept_at(run: Run, alarm: str) -> int:
+def kept_at(run: Run, alarm: str, spoke: int | None) -> int:
     """The reading whose state would be the artefact of a run that stops when the alarm speaks."""
-    spoke = spoke_at(run, alarm)
     seen = slice(None if spoke is None else spoke + 1)
     if alarm in run.judges:
         readings = run.as_judged(alarm)[seen]
@@ -100,10 +102,27 @@ def kept_at(run: Run, alarm: str) -> int:
 
 
 def verdict(run: Run, alarm: str) -> dict[str, Any]:
-    """How an alarm did in one run: numbers of readings, and the gold that its choice costs."""
+    """How an alarm did in one run: numbers of readings, and the gold that its choice costs.
+
+    Returns:
+        ``peak`` of gold; where the alarm ``spoke`` first, whether that was ``in_time``, which
+        reading is ``kept`` and how much gold that has ``lost``, of a run that stops there; and of
+        one that goes on all that was ``said``, and the same with ``_on``.
+    """
     gold = run.means("gold")
     peak = max(range(len(gold)), key=lambda at: gold[at])
-    spoke, kept = spoke_at(run, alarm), kept_at(run, alarm)
-    in_time = spoke is not None and peak < spoke <= peak + IN_TIME
-    lost = gold[peak] - gold[kept]
-    return {"peak": peak, "spoke": spoke, "in_time": in_time, "kept": kept, "lost": lost}
+    said = said_at(run, alarm)
+    spoke = said[0] if said else None
+    kept, kept_on = kept_at(run, alarm, spoke), kept_at(run, alarm, None)
+    in_time = [at for at in said if peak < at <= peak + IN_TIME]
+    return {
+        "peak": peak,
+        "spoke": spoke,
+        "in_time": spoke in in_time,
+        "kept": kept,
+        "lost": gold[peak] - gold[kept],
+        "said": said,
+        "in_time_on": bool(in_time),
+        "kept_on": kept_on,
+        "lost_on": gold[peak] - gold[kept_on],
+    }

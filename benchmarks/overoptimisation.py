@@ -3,15 +3,18 @@
     python benchmarks/overoptimisation.py
     python benchmarks/overoptimisation.py --seeds 0 --minutes 30
 
-The thresholds were chosen on seeds 0 to 4 and are shown on seeds 10 to 14. Of each seed two runs:
+The thresholds were chosen on seeds 0 to 4 and are shown on seeds 10 to 14. Of each seed up to three
+runs:
 
-- over: nothing is asked for KL, 24 iterations, against a poor reward model on purpose: plain, that
-  is without the likelihood feature, and trained on 32 pairs over and over. The fewer its pairs,
-  the sooner a reward model is over-optimised (Gao et al. 2022, https://arxiv.org/abs/2210.10760);
+- over: nothing is asked for KL, 24 iterations, against a plain reward model, one without the
+  likelihood feature, trained on 3,840 pairs;
+- few: the same, and the plain reward model is poor on purpose: trained on 32 pairs over and over.
+  The fewer its pairs, the sooner a reward model is over-optimised (Gao et al. 2022,
+  https://arxiv.org/abs/2210.10760);
 - healthy: the quickstart's own reward model (with the feature) and settings.
 
 A panel looks on and acts on nothing: a reward model of the same kind as the one optimised, and one
-of the other kind, each on other pairs and on all there are; and gold. What each alarm would have
+of the other kind, each on other pairs and none on few; and gold. What each alarm would have
 said, and which state it would have kept, is worked out from the panel's readings by the rules that
 the watch follows.
 
@@ -23,28 +26,27 @@ reading, and docs/overoptimisation.md, of the runs that there are.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from alarms import ALARMS, IN_TIME, LOST, Run, verdict
-from panel import EVERY, NUMBER
+from alarms import ALARMS, Run, verdict
+from overoptimisation_page import FEATURE, page
 from quickstart import HOW, LOGS, RESULTS, ROOT, commit
 
 CHOSEN_ON, SHOWN_ON = (0, 1, 2, 3, 4), (10, 11, 12, 13, 14)
 SETTINGS = "configs/quickstart"
-# A plain reward model, with fewer steps. Each reward model has pairs of a seed of its own.
+# A plain reward model, with fewer steps. Each kind has pairs of seeds of its own.
 PLAIN = ["--model.init_args.reference_likelihood", "false"]
 PLAIN += ["--model.init_args.total_steps", "120"]
-POOR = [*PLAIN, "--data.path", "few_pairs:pairs"]
+FEW = [*PLAIN, "--data.path", "few_pairs:pairs"]
 MODELS: dict[str, tuple[int, list[str]]] = {
     "reward": (0, []),
-    "plain": (100, POOR),
+    "plain": (100, PLAIN),
+    "plain-few": (100, FEW),
     "plain-judge": (200, PLAIN),
     "feature-judge": (300, []),
 }
@@ -52,28 +54,13 @@ OVER = {
     "model.init_args.total_iterations": "24",
     "model.init_args.objective.kl_coef": "0.0",
 }
+PLAIN_JUDGES = {"same": "plain-judge", "other": "feature-judge"}
 # Of each run: the reward model to maximise, the judges of its kind and of the other, settings.
 RUNS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
-    "over": ("plain", {"same": "plain-judge", "other": "feature-judge"}, OVER),
+    "over": ("plain", PLAIN_JUDGES, OVER),
+    "few": ("plain-few", PLAIN_JUDGES, OVER),
     "healthy": ("reward", {"same": "feature-judge", "other": "plain-judge"}, {}),
 }
-# The alarms, and one of them by another name: the judge that is not of the other kind in both runs.
-FEATURE = "feature"
-ROWS = ALARMS | {FEATURE: "judge with the likelihood feature, of the same kind where healthy"}
-# What was tried before.
-TRIED = (
-    "The runs to be stopped had other settings before. Against plain reward models of all pairs, "
-    "with a reading every 2nd iteration, gold ended 0.2 or more below its peak in 5 of 10 runs "
-    "(seeds 0 2 3 10 12; at half the rate in fewer), and the judge of the other kind was in time "
-    "in 4 of these and kept within 0.1 in all 5. Then, on seeds thresholds are chosen on alone: "
-    "512 pairs (seed 1: gold turned behind iteration 10), 128 pairs (seed 1: behind 10; seed 4: "
-    "not by 16), 32 pairs (seeds 4 and 1: as below). A reading every 4th iteration was chosen on "
-    "the runs of seeds 0 to 4 against plain reward models of all pairs: of two readings so near "
-    "to each other that noise is most of their difference, either may be the peak. No threshold "
-    "of the watch was changed."
-)
-# A run over-optimises if gold ends so far below its peak.
-FALL = 0.2
 
 
 def folder_of(seed: int) -> Path:
@@ -160,103 +147,10 @@ def collected() -> list[dict[str, Any]]:
 
 
 def alarms_of(run: Run, name: str) -> dict[str, Any]:
-    """What every alarm made of a run, the judge with the feature by its name, too."""
+    """What every alarm made of a run, the judge that has the feature by that name, too."""
     found = {alarm: verdict(run, alarm) for alarm in ALARMS}
     judges = RUNS[name][1]
     return found | {FEATURE: next(found[j] for j in judges if judges[j] == "feature-judge")}
-
-
-def page(rows: Sequence[dict[str, Any]]) -> str:
-    """The tables as Markdown."""
-    lines = [
-        "# Over-optimisation: which alarm tells",
-        "",
-        f"`python benchmarks/overoptimisation.py` on {platform.machine()}, one thread. PPO on the "
-        f"toy world against a poor reward model, watched every {EVERY} iterations on {NUMBER} "
-        "held-out prompts; the file's first lines say how. *In time*: the alarm first speaks "
-        f"behind gold's peak, and at most {IN_TIME} readings behind it. *Within {LOST:g}*: the "
-        f"state that it would keep has a gold at most {LOST:g} below the best. *Silent*: it says "
-        "nothing in a healthy run. The alarm of a judge is the watch's own, with `watch.action: "
-        "stop`: of the readings until it speaks the best by the judge is kept. An alarm without a "
-        "score of its own keeps the best by the reward before it speaks. *Gold lost*: how much "
-        "worse the kept state is than the best of the whole run.",
-        "",
-        TRIED,
-        "",
-    ]
-    if not rows:
-        return "\n".join([*lines, "No run is finished yet.", ""])
-    groups = (("chosen on", CHOSEN_ON), ("shown on", SHOWN_ON))
-    for what, seeds in groups:
-        those = [row for row in rows if row["seed"] in seeds]
-        done = ", ".join(f"{row['seed']} ({row['run']})" for row in those) or "none"
-        lines += [f"Seeds that the thresholds were {what}, finished: {done}.", ""]
-        if those:
-            lines += table_of(those)
-            lines += told_of_falls(those)
-    lines += ["Each run, one reading after the other:", ""]
-    for row in rows:
-        made = f"at {row['commit']}, {row['date']}"
-        lines += [f"Seed {row['seed']}, {row['run']} ({made}):", "", *curve_of(row), ""]
-    return "\n".join(lines)
-
-
-def table_of(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A row for each alarm: of how many runs it was right."""
-    over = [row["alarms"] for row in rows if row["run"] == "over"]
-    healthy = [row["alarms"] for row in rows if row["run"] == "healthy"]
-    lines = [
-        f"| alarm | in time | within {LOST:g} | gold lost, mean | silent where healthy |",
-        "|---|---|---|---|---|",
-    ]
-    for alarm, name in ROWS.items():
-        in_time = sum(found[alarm]["in_time"] for found in over)
-        within = sum(found[alarm]["lost"] <= LOST for found in over)
-        lost = f"{fmean(found[alarm]['lost'] for found in over):.2f}" if over else ""
-        silent = sum(found[alarm]["spoke"] is None for found in healthy)
-        lines.append(
-            f"| {name} | {in_time} of {len(over)} | {within} of {len(over)} | {lost} "
-            f"| {silent} of {len(healthy)} |"
-        )
-    return [*lines, ""]
-
-
-def told_of_falls(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The same of the judge of the other kind, in the runs where gold really falls."""
-    falls = [
-        row
-        for row in rows
-        if row["run"] == "over" and max(row["judge_gold"]) - row["judge_gold"][-1] >= FALL
-    ]
-    told = [row["alarms"]["other"] for row in falls]
-    in_time, within = (
-        sum(found["in_time"] for found in told),
-        sum(found["lost"] <= LOST for found in told),
-    )
-    seeds = ", ".join(str(row["seed"]) for row in falls) or "none"
-    return [
-        f"Gold ends {FALL:g} or more below its peak in the runs of seeds {seeds}: there the judge "
-        f"of the other kind is in time in {in_time} of {len(told)}, and what it keeps is within "
-        f"{LOST:g} in {within}.",
-        "",
-    ]
-
-
-def curve_of(row: dict[str, Any]) -> list[str]:
-    """All readings of a run, and where each alarm first spoke."""
-    columns = ["iteration", "kl", "reward", "judge_same", "judge_other", "judge_gold", "accuracy"]
-    columns += ["spread_same", "spread_other"]
-    lines = [
-        "| "
-        + " | ".join(name.replace("judge_", "").replace("_", " ") for name in columns)
-        + " | speaks |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for at in range(len(row["iteration"])):
-        cells = [f"{row[name][at]:.2f}" for name in columns[1:]]
-        first = [alarm for alarm in ALARMS if row["alarms"][alarm]["spoke"] == at]
-        lines.append(f"| {row['iteration'][at]} | {' | '.join(cells)} | {', '.join(first)} |")
-    return lines
 
 
 def main() -> None:
@@ -278,7 +172,7 @@ def main() -> None:
     rows = collected()
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "overoptimisation.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (ROOT / "docs" / "overoptimisation.md").write_text(page(rows))
+    (ROOT / "docs" / "overoptimisation.md").write_text(page(rows, CHOSEN_ON, SHOWN_ON))
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

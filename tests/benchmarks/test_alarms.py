@@ -26,33 +26,51 @@ def written(folder: Path, judge: Sequence[float], *, every: int = 4) -> Path:
 def told(path: Path, alarm: str) -> dict[str, Any]:
     alarms = import_module("alarms")
     found: dict[str, Any] = alarms.verdict(alarms.Run.of(path), alarm)
-    return found | {"lost": round(found["lost"], 6)}
+    return found | {name: round(found[name], 6) for name in ("lost", "lost_on")}
+
+
+def stopped(found: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(found[name] for name in ("peak", "spoke", "in_time", "kept", "lost"))
+
+
+def going_on(found: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(found[name] for name in ("said", "in_time_on", "kept_on", "lost_on"))
 
 
 def test_a_judge_that_turns_with_gold_is_in_time_and_costs_nothing(tmp_path: Path) -> None:
     path = written(tmp_path, judge=GOLD)
-    expected = {"peak": 2, "spoke": 3, "in_time": True, "kept": 2, "lost": 0.0}
-    assert told(path, "other") == told(path, "gold") == expected
+    for alarm in ("other", "gold"):
+        assert stopped(told(path, alarm)) == (2, 3, True, 2, 0.0)
+        # Said again when it has fallen twice as deep.
+        assert going_on(told(path, alarm)) == ([3, 5], True, 2, 0.0)
 
 
 def test_one_that_turns_before_gold_is_not_in_time_though_it_speaks(tmp_path: Path) -> None:
     found = told(written(tmp_path, judge=[1.0, 1.5, 1.0, 0.5, 0.0, 0.0]), "other")
-    assert found == {"peak": 2, "spoke": 2, "in_time": False, "kept": 1, "lost": 0.5}
+    assert stopped(found) == (2, 2, False, 1, 0.5)
 
 
 def test_nor_is_one_that_turns_three_readings_behind_it(tmp_path: Path) -> None:
     found = told(written(tmp_path, judge=[1.0, 1.5, 2.0, 2.5, 3.0, 2.0]), "other")
-    assert found == {"peak": 2, "spoke": 5, "in_time": False, "kept": 4, "lost": 1.2}
+    assert stopped(found) == (2, 5, False, 4, 1.2)
+
+
+def test_of_a_run_that_goes_on_what_is_said_anew_counts_and_the_best_of_all(tmp_path: Path) -> None:
+    found = told(written(tmp_path, judge=[1.0, 0.5, 2.0, 1.0, 0.5, 0.5]), "other")
+    assert stopped(found) == (2, 1, False, 0, 1.0)
+    assert going_on(found) == ([1, 3], True, 2, 0.0)
 
 
 def test_a_judge_that_rises_with_the_reward_is_silent_and_keeps_the_end(tmp_path: Path) -> None:
     found = told(written(tmp_path, judge=GOLD), "same")
-    assert found == {"peak": 2, "spoke": None, "in_time": False, "kept": 5, "lost": 1.5}
+    assert stopped(found) == (2, None, False, 5, 1.5)
+    assert going_on(found) == ([], False, 5, 1.5)
 
 
 def test_an_alarm_without_a_score_keeps_the_state_before_it_speaks(tmp_path: Path) -> None:
     found = told(written(tmp_path, judge=GOLD), "kl")
-    assert found == {"peak": 2, "spoke": 3, "in_time": True, "kept": 2, "lost": 0.0}
+    assert stopped(found) == (2, 3, True, 2, 0.0)
+    assert going_on(found) == ([3], True, 5, 1.5)
 
 
 def test_of_a_panel_that_read_more_often_every_fourth_iteration_counts_and_the_last(

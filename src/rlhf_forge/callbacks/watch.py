@@ -40,8 +40,8 @@ from rlhf_forge.watch_settings import JUDGED, REWARDED, WatchSettings
 # asked nothing for it begins with what PPO asks by default.
 RAISE = 2.0
 LEAST_KL_COEF = 0.05
-# What was said is said again where it has become so many times as bad: as often as the price is
-# raised by as much, which so stays in proportion to the trouble however long that lasts.
+# What was said is said again where it has become so many times as bad. The price rises by as much
+# each time, and so stays in proportion to the trouble, however long that lasts.
 AGAIN = RAISE
 COLUMNS = 80
 # What a checkpoint holds of the watch, beside the readings.

@@ -1,6 +1,6 @@
 """What the readings of a run tell, in words: what was seen, and not what will come.
 
-The thresholds of the judge's findings were chosen on five runs of PPO and shown on five others;
+The thresholds of the judge's findings were chosen on five runs of PPO and shown on others;
 docs/overoptimisation.md says how often they were in time, and how often wrong. The others are round
 numbers: a finding of theirs says where to look, and nothing acts on it.
 """
