@@ -29,8 +29,8 @@ TRIED = (
     "earlier study with a reading every 2nd iteration, all of which had been seen; there the judge "
     "of the other kind was in time in 2 and 3 of 5 and within 0.1 in 3 and 4. A reading every 4th "
     "was chosen on those of seeds 0 to 4: of readings so near to each other that noise is most of "
-    "their difference, any may be the peak. No threshold of the watch was changed. The runs of 32 "
-    "pairs were made at 5b9a545, under the names plain and over."
+    "their difference, any may be the peak. No threshold of the watch was changed. Of the runs of "
+    "32 pairs those of seeds 10 to 14 were seen when all of this was fixed, and not before."
 )
 
 
