@@ -168,6 +168,17 @@ def test_the_next_command_of_a_shipped_config_is_its_neighbour() -> None:
     assert stage.command_of("reward") == words
 
 
+@pytest.mark.parametrize(
+    "typed", [["--data.path", "my pairs.jsonl"], ["--data.path=my pairs.jsonl"]]
+)
+def test_the_next_command_takes_the_data_along_that_was_typed(typed: list[str]) -> None:
+    stage = parsed_stage(["--config", "quickstart/sft.yaml", *typed, "--run", "mine"])
+    assert stage.command_of("reward") == (
+        "python -m rlhf_forge fit --config quickstart/reward.yaml "
+        "--data.path 'my pairs.jsonl' --run mine"
+    )
+
+
 def test_after_ppo_comes_the_chat(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ForgeCLI("fit", ["--config", "ppo.yaml"]).say_next()
     words = "next: python -m rlhf_forge chat lightning_logs/x/ppo/artefact\n"

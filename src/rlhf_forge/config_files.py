@@ -1,6 +1,7 @@
 """The config files that a command line names: found, read, and without keys that follow."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import zip_longest
@@ -135,27 +136,37 @@ def name_of(path: Path) -> str | None:
 def command_for(stage: str, typed: Sequence[str], *, run: str) -> str:
     """What to type to train a stage with the config that lies beside the one that was typed.
 
+    Data that was typed goes along: the config beside names other data, such as the toy world's.
+
     Args:
         stage: Which.
         typed: The command line of the present stage.
         run: Name of the run.
     """
     name = f"{stage.upper()}.yaml"
-    for config in _configs_in(typed):
+    for config in _typed_behind(("--config", "-c"), typed):
         for path in sorted(find_config(config).parent.glob("*.yaml")):
             with suppress(UserError):  # a broken file is not the one
                 if name_of(path) == stage:
                     name = str(Path(config).with_name(path.name))
-    return f"python -m rlhf_forge fit --config {name} --run {run}"
+    data = [shlex.quote(path) for path in _typed_behind(("--data.path",), typed)[-1:]]
+    return " ".join(
+        [
+            f"python -m rlhf_forge fit --config {name}",
+            *(f"--data.path {d}" for d in data),
+            f"--run {run}",
+        ]
+    )
 
 
-def _configs_in(arguments: Sequence[str]) -> list[str]:
-    """What was typed behind each --config."""
+def _typed_behind(names: tuple[str, ...], arguments: Sequence[str]) -> list[str]:
+    """What was typed behind each of an option, which has these names."""
     pairs = zip(["", *arguments], arguments, strict=False)
+    joined = f"{names[0]}="
     return [
-        word.removeprefix("--config=")
+        word.removeprefix(joined)
         for before, word in pairs
-        if before in {"--config", "-c"} or word.startswith("--config=")
+        if before in names or word.startswith(joined)
     ]
 
 
