@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from rlhf_forge.backbone.attention import plain_attention
 from rlhf_forge.backbone.backbone import Backbone
+from rlhf_forge.backbone.packed_attention import rotated
 from rlhf_forge.backbone.stacked_adapters import StackedGroup, owners
 from rlhf_forge.backbone.swiglu import swiglu
 from rlhf_forge.functional.products import product
@@ -82,12 +83,6 @@ class _Place:
         blank = torch.zeros(hidden.shape, dtype=states.dtype, device=states.device)
         self.mask = blank.masked_fill_(hidden, torch.finfo(states.dtype).min)[:, None, None]
 
-    def rotated(self, x: Float[Tensor, "rows heads width"]) -> Float[Tensor, "rows heads width"]:
-        left, right = x.chunk(2, dim=-1)
-        return torch.cat(
-            (left * self.cos - right * self.sin, right * self.cos + left * self.sin), dim=-1
-        )
-
 
 class _Layer:
     """One layer of the decoder, as `DecodeStep` calls it."""
@@ -104,7 +99,7 @@ class _Layer:
     ) -> Tensor:
         heads = self.heads
         qkv = self.qkv(_norm(self.norms[0], states), own).view(len(states), -1, heads.width)
-        turned = place.rotated(qkv[:, : heads.queries + heads.keys])
+        turned = rotated(qkv[:, : heads.queries + heads.keys], place.cos, place.sin)
         keys[place.rows, :, place.positions] = turned[:, heads.queries :]
         values[place.rows, :, place.positions] = qkv[:, heads.queries + heads.keys :]
         mixed, _ = plain_attention(

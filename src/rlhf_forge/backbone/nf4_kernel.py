@@ -89,7 +89,7 @@ def few_rows(x: Tensor, linear: nn.Linear, rank: int) -> bool:
 
 
 def _tile(rows: int, outer: int, inner: int, *, shared: int) -> dict[str, int]:
-    """What was fastest on an H100, of a hundred: `benchmarks/nf4_product.py`.
+    """By a sweep on an H100 that `benchmarks/nf4_product.py`, not run there yet, would repeat.
 
     Args:
         rows: Of a tile.

@@ -163,7 +163,7 @@ def _pair(rows: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
     """Heads [..., head] turned by each token's angles, its halves as the coordinates."""
-    out = torch.empty(x.shape, dtype=x.dtype) if out is None else out
+    out = x.new_empty(x.shape) if out is None else out
     (left, right), (to_left, to_right) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
     torch.mul(left, cos, out=to_left).addcmul_(right, sin, value=-1)
     torch.mul(right, cos, out=to_right).addcmul_(left, sin)

@@ -1,7 +1,7 @@
 """Steps of the running rows: on a GPU each shape is captured once and replayed.
 
 A step of a 7B model is over a thousand small operations. Launched one by one they take the host
-five times as long as the GPU; a captured graph is launched as one.
+several times as long as the GPU; a captured graph is launched as one.
 """
 
 from collections.abc import Sequence
