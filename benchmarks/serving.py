@@ -148,8 +148,9 @@ async def ask(port: int, body: dict[str, Any]) -> Heard:
     started = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     content = json.dumps(body).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    writer.write(head.encode() + content)
     text, first, tokens = "", 0.0, 0
     async for line in reader:
         if not line.startswith(b"data: "):
@@ -160,8 +161,9 @@ async def ask(port: int, body: dict[str, Any]) -> Heard:
         event = json.loads(line[6:])
         for choice in event["choices"]:
             text += choice["delta"].get("content") or ""
-            first = first or time.perf_counter() - started
-        tokens = (event["usage"] or {}).get("completion_tokens", tokens)
+        if text and not first:
+            first = time.perf_counter() - started
+        tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
     writer.close()
     return Heard(text, tokens, first)
 
@@ -169,21 +171,32 @@ async def ask(port: int, body: dict[str, Any]) -> Heard:
 @contextmanager
 def served(run: Path, *options: str) -> Iterator[tuple[int, int]]:
     """A server of ``run``: its port and its process."""
+    port = free_port()
+    command = [sys.executable, "-m", "rlhf_forge", "serve", str(run), "--port", str(port)]
+    with running([*command, *options], f"http://127.0.0.1:{port}/health/ready") as process:
+        yield port, process
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "rlhf_forge", "serve", str(run), "--port", str(port)]
-    command += options
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def running(command: list[str], health: str) -> Iterator[int]:
+    """A server's process, from when its address of health answers until the end of the block."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while True:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready").close()
+                urllib.request.urlopen(health).close()
                 break
             except OSError:
                 assert process.poll() is None, "the server did not start"
                 time.sleep(0.2)
-        yield port, process.pid
+        yield process.pid
     finally:
         process.terminate()
         process.wait()

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from rlhf_forge.serve.metrics import Metrics
-from rlhf_forge.serve.routes import PATHS
+from rlhf_forge.serve.openapi import ASKED, BODIES
+from rlhf_forge.serve.routes import OPENAPI
 from rlhf_forge.serve.settings import KEYS, Settings
 from tests.serve.server import Server
 
@@ -75,7 +76,7 @@ def test_the_numbers_on_the_page_are_those_that_are_counted() -> None:
 
 def test_the_addresses_on_the_page_are_those_that_answer() -> None:
     addresses = {name.split(" ")[1] for name in first_column("What it answers")}
-    assert addresses - {"/v1/models/{name}"} == set(PATHS)
+    assert addresses - {"/v1/models/{name}"} == {*BODIES, *ASKED, OPENAPI}
 
 
 def test_the_variable_with_the_keys_has_its_name() -> None:

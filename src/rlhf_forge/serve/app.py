@@ -24,8 +24,9 @@ from rlhf_forge.serve.jobs import Died
 from rlhf_forge.serve.lifecycle import children_end_with_us
 from rlhf_forge.serve.loop import NEWS
 from rlhf_forge.serve.models import ServedModels
+from rlhf_forge.serve.openapi import ASKED, BODIES
 from rlhf_forge.serve.page import add_page
-from rlhf_forge.serve.routes import PATHS, Routes
+from rlhf_forge.serve.routes import OPENAPI, Routes
 from rlhf_forge.serve.settings import Settings
 from rlhf_forge.serve.worker import Worker
 
@@ -55,7 +56,8 @@ class ForgeServer(LitServer):  # type: ignore[misc]  # litserve has no types
         self._ending = False
         own = [r for r in self.app.router.routes if getattr(r, "path", None) not in NOT_OURS]
         self.app.router.routes[:] = own
-        self.app.add_middleware(Counted, metrics=routes.metrics, paths=PATHS)
+        paths = (*BODIES, *ASKED, OPENAPI)
+        self.app.add_middleware(Counted, metrics=routes.metrics, paths=paths)
         add_error_handlers(self.app)
 
     @override

@@ -35,7 +35,6 @@ DONE = "data: [DONE]\n\n"
 CHAT, TEXT, SCORE = "/v1/chat/completions", "/v1/completions", "/v1/score"
 MODELS, LIVE, READY, METRICS = "/v1/models", "/health/live", "/health/ready", "/metrics"
 OPENAPI = "/openapi.json"
-PATHS = (CHAT, TEXT, SCORE, MODELS, LIVE, READY, METRICS, OPENAPI)
 
 
 class Routes(LitSpec):  # type: ignore[misc]  # litserve has no types
@@ -114,7 +113,7 @@ class Routes(LitSpec):  # type: ignore[misc]  # litserve has no types
     async def document(self, request: Request) -> Response:
         """The OpenAPI document."""
         self.require_allowed(request)
-        return JSONResponse(openapi_document())
+        return JSONResponse(openapi_document(self.models))
 
     async def chat(self, request: Request) -> Response:
         """Answers to a conversation, whole or as a stream of events."""
