@@ -151,9 +151,23 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def number(port: int, name: str) -> float:
     """Sum of a metric over its labels."""
+    return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)$", metrics(port), re.MULTILINE)))
+
+
+def counted(port: int) -> dict[str, dict[str, int]]:
+    """Requests by path and status, as the server counts them."""
+    found: dict[str, dict[str, int]] = {}
+    pattern = r'^forge_requests_total{path="(.*)",status="(\d+)"} (\S+)$'
+    for path, status, count in re.findall(pattern, metrics(port), re.MULTILINE):
+        found.setdefault(path, {})[status] = int(float(count))
+    return found
+
+
+def metrics(port: int) -> str:
+    """All metrics, as Prometheus reads them."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-        text = answer.read().decode()
-    return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)))
+        text: str = answer.read().decode()
+    return text
 
 
 def below(process: int) -> list[int]:

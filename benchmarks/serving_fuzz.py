@@ -15,12 +15,12 @@ import os
 import subprocess
 import time
 import urllib.request
-from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from serving import RESULTS, served, write_run
+from serving_faults import counted
 from work import SIZES
 
 CHECKS = (
@@ -52,7 +52,7 @@ def main() -> None:
             document = Path(folder) / "openapi.json"
             document.write_text(json.dumps(narrowed(fetched(f"{url}/openapi.json"))))
             said = fuzz(document, url, arguments)
-            statuses = counted(url)
+            statuses = counted(port)
             ready = fetched(f"{url}/health/ready")["status"]
     print(said.stdout)
     row = {
@@ -105,19 +105,6 @@ def fetched(url: str) -> Any:
     """JSON from the server."""
     with urllib.request.urlopen(url) as answer:
         return json.load(answer)
-
-
-def counted(url: str) -> dict[str, dict[str, int]]:
-    """Answers by address and status, as the server counts them."""
-    with urllib.request.urlopen(f"{url}/metrics") as answer:
-        lines = answer.read().decode().splitlines()
-    found: dict[str, Counter[str]] = {}
-    for line in lines:
-        if line.startswith("forge_requests_total{"):
-            labels, _, number = line.rpartition(" ")
-            _, path, _, status, _ = labels.split('"')
-            found.setdefault(path, Counter())[status] += int(float(number))
-    return {path: dict(sorted(statuses.items())) for path, statuses in sorted(found.items())}
 
 
 if __name__ == "__main__":

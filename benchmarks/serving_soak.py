@@ -21,10 +21,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from serving import CHAT, RESULTS, served, write_run
-from serving_faults import below, leave, number, request, resident, until
+from serving_faults import below, counted, leave, number, request, resident, until
 from work import SIZES
 
 TEXT, SCORE, FEEDBACK = "/v1/completions", "/v1/score", "/v1/feedback"
+ASKED = (CHAT, TEXT, SCORE, FEEDBACK)
 CALLERS, BURST = 6, 40
 SECONDS_BETWEEN_BURSTS, SECONDS_BETWEEN_LOOKS = 30, 5
 WARM_UP = 0.3
@@ -70,14 +71,16 @@ class Soak:
         await until(lambda: number(self.port, "forge_running") == 0)
         late = [(t, m) for t, m in self.memory if t >= WARM_UP * self.seconds]
         answered = sum(sum(found.values()) for found in self.statuses.values())
-        counted = number(self.port, "forge_requests_total")
+        counts = counted(self.port)
         return {
             "answered": answered,
             "left": self.left,
             "statuses": {
                 kind: dict(sorted(found.items())) for kind, found in self.statuses.items()
             },
-            "counted_and_not_ours": int(counted - answered),
+            "counted_beyond_ours": sum(sum(counts[path].values()) for path in ASKED)
+            - answered
+            - self.left,
             "stuck": int(
                 number(self.port, "forge_waiting") + number(self.port, "forge_cache_tokens")
             ),
