@@ -4,8 +4,9 @@
 
 Makes its own environment for TRL in the lab folder (pinned; never a dependency of rlhf_forge), the
 work of peers/make_work.py, and runs ours and TRL's at its best settings A B A B: threads, batch
-sizes, adapter and optimiser are the same. Prints the ratios with their spread and writes
-benchmarks/results/against-trl-<date>.json. A quiet machine is needed; the load is written down.
+sizes, adapter and optimiser are the same. Then, in each turn, ceiling.py. Prints the ratios with
+their spread and writes benchmarks/results/against-trl-<date>.json, row by row. A quiet machine is
+needed; the load is written down.
 """
 
 import argparse
@@ -36,6 +37,7 @@ BATCHES = {
     "small": {"sft": 16, "reward": 8, "ppo": 16},
     "medium": {"sft": 8, "reward": 4, "ppo": 8},
 }
+PPO_EPOCHS = 4
 FILES = {"sft": "demonstrations", "preference": "pairs"}
 
 
@@ -49,19 +51,25 @@ def main() -> None:
         work = work_of(size, lab, python)
         for precision in arguments.precision:
             for stage in arguments.stages:
-                pairs = [
-                    (
-                        ours(stage, size, work, precision, arguments),
-                        trl(stage, size, work, precision, lab, arguments),
-                    )
+                turns = [
+                    {
+                        "ours": ours(stage, size, work, precision, arguments),
+                        "trl": trl(stage, size, work, precision, lab, arguments),
+                        "ceiling": ceiling(size, precision, arguments),
+                    }
                     for _ in range(arguments.pairs)
                 ]
-                rows.append({"size": size, "precision": precision, "stage": stage, "pairs": pairs})
+                rows.append({"size": size, "precision": precision, "stage": stage, "turns": turns})
                 print(line_of(rows[-1]), flush=True)
+                write(rows, arguments)
+    print(arguments.out)
+
+
+def write(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    """Everything so far: hours of runs may be cut."""
     report = {"command": command_of(arguments), "date": datetime.now(UTC).isoformat(), "rows": rows}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(arguments.out)
 
 
 def parsed() -> argparse.Namespace:
@@ -128,10 +136,33 @@ def ours(
         "samples_per_s": row["samples_per_second"],
         "tokens_per_s": row["tokens_per_second"],
         "tokens_per_cpu_s": row["tokens_per_cpu_second"],
+        "trained_tokens_per_s": trained(row),
         "memory_mib": row["memory_mib"],
         "loss": row["loss"],
         "load": os.getloadavg()[0],
     }
+
+
+def trained(row: dict[str, Any]) -> float:
+    """Tokens a second that go forward and backward.
+
+    In PPO's update those are all tokens in each epoch, under the policy and under the value model.
+    """
+    update = row["samples_per_second_by_phase"].get("update")
+    if update is None:
+        return float(row["tokens_per_second"])
+    return float(2 * PPO_EPOCHS * update * row["tokens"] / row["samples"])
+
+
+def ceiling(size: str, precision: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One run of ceiling.py."""
+    command = [sys.executable, HERE / "ceiling.py", "--size", OUR_SIZES[size]]
+    command += ["--precision", precision, "--threads", str(arguments.threads)]
+    done = subprocess.run(
+        command, check=True, env=environment(arguments), capture_output=True, text=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def trl(
@@ -166,15 +197,30 @@ def environment(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def line_of(row: dict[str, Any]) -> str:
-    """Ours over TRL's: the median of the pairs, and the least and the most."""
+    """Ours over TRL's and over the ceiling: median of the turns, the least and the most."""
     cells = []
     for name in ("samples_per_s", "tokens_per_cpu_s", "memory_mib"):
-        ratios = [mine[name] / theirs[name] for mine, theirs in row["pairs"]]
-        cells.append(f"{name} {median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})")
+        cells.append(
+            spread(name, [turn["ours"][name] / turn["trl"][name] for turn in row["turns"]])
+        )
+    reached = [
+        turn["ours"]["trained_tokens_per_s"] / turn["ceiling"]["tokens_per_s"]
+        for turn in row["turns"]
+    ]
+    of_matmul = [
+        share * turn["ceiling"]["gflops"] / turn["ceiling"]["matmul_gflops"]
+        for share, turn in zip(reached, row["turns"], strict=True)
+    ]
+    cells += [spread("of the ceiling", reached), spread("of matmul", of_matmul)]
     losses = " and ".join(
-        f"{median(pair[side]['loss'] for pair in row['pairs']):.3f}" for side in (0, 1)
+        f"{median(turn[side]['loss'] for turn in row['turns']):.3f}" for side in ("ours", "trl")
     )
     return f"{row['size']} {row['precision']} {row['stage']}: {'; '.join(cells)}; losses {losses}"
+
+
+def spread(name: str, ratios: list[float]) -> str:
+    """One column of a line."""
+    return f"{name} {median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 if __name__ == "__main__":
