@@ -55,31 +55,30 @@ def run(
 def test_a_demonstration_becomes_tokens_and_targets() -> None:
     example = make(demonstration(), "demonstrations")
     assert isinstance(example, DemonstrationExample)
-    assert (example.tokens, example.targets) == TEMPLATE.answered(user("Hi"), assistant("Hello."))
+    found = (list(example.tokens), list(example.targets))
+    assert found == TEMPLATE.answered(user("Hi"), assistant("Hello."))
 
 
 def test_the_preferred_answer_of_a_pair_is_a_demonstration() -> None:
     example = make(pair(), "demonstrations")
     assert isinstance(example, DemonstrationExample)
-    assert example.tokens == TEMPLATE.answered(user("Hi"), assistant("Good."))[0]
+    assert list(example.tokens) == TEMPLATE.answered(user("Hi"), assistant("Good."))[0]
 
 
 def test_both_sides_of_a_pair_become_tokens() -> None:
     example = make(pair(), "pairs")
     assert isinstance(example, PairExample)
-    assert (example.chosen, example.chosen_response) == TEMPLATE.answered(
-        user("Hi"), assistant("Good.")
-    )
-    assert (example.rejected, example.rejected_response) == TEMPLATE.answered(
-        user("Hi"), assistant("Bad.")
-    )
+    chosen = (list(example.chosen), list(example.chosen_response))
+    rejected = (list(example.rejected), list(example.rejected_response))
+    assert chosen == TEMPLATE.answered(user("Hi"), assistant("Good."))
+    assert rejected == TEMPLATE.answered(user("Hi"), assistant("Bad."))
 
 
 @pytest.mark.parametrize("record", [demonstration(), pair(), prompt()], ids=lambda r: type(r))
 def test_every_record_gives_its_prompt_without_an_answer(record: Record) -> None:
     example = make(record, "prompts")
     assert isinstance(example, PromptExample)
-    assert example.tokens == TEMPLATE.prompt(user("Hi"))
+    assert list(example.tokens) == TEMPLATE.prompt(user("Hi"))
     assert example.record == prompt()
 
 
@@ -151,3 +150,10 @@ def test_stop_names_the_record_the_reason_and_the_way_out() -> None:
 def test_nothing_left_is_refused_with_the_counts() -> None:
     with pytest.raises(UserError, match="no record is left: 1 records read, 0 used"):
         run([demonstration("")])
+
+
+def test_an_example_holds_five_bytes_a_token() -> None:
+    example = make(pair(chosen="Good. " * 9), "pairs")
+    assert isinstance(example, PairExample)
+    held = (example.chosen, example.chosen_response)
+    assert sum(memoryview(part).nbytes for part in held) == 5 * len(example.chosen)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """A data source as tokenized examples, with what was found on the way."""
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
@@ -120,7 +120,7 @@ def digest_of(examples: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
-def sides_of(example: Example) -> dict[str, tuple[list[int], list[bool]]]:
+def sides_of(example: Example) -> dict[str, tuple[Sequence[int], Sequence[bool]]]:
     """Tokens of each side of an example, and which of them are learnt or compared."""
     if isinstance(example, PairExample):
         return {
@@ -152,12 +152,12 @@ def records_of(
     return [replace(record, fields=kept) for record in form.read(complete, origin)]
 
 
-def _marked(tokens: list[int], marks: list[bool], template: ChatTemplate) -> str:
+def _marked(tokens: Sequence[int], marks: Sequence[bool], template: ChatTemplate) -> str:
     """The tokens as text, what is learnt or compared between » and «."""
     text, start = "", 0
     for at in range(1, len(tokens) + 1):
         if at == len(tokens) or marks[at] != marks[start]:
-            piece = str(template.tokenizer.decode(tokens[start:at]))
+            piece = str(template.tokenizer.decode(list(tokens[start:at])))
             text += f"»{piece}«" if marks[start] else piece
             start = at
     line = text.replace("\n", "\\n")

@@ -75,7 +75,7 @@ def watched(
     Raises:
         UserError: If a function of the reward gives no scores.
     """
-    prompts = [example.tokens for example in examples]
+    prompts = [list(example.tokens) for example in examples]
     responses = generated_held_out(module, module.role, prompts)
     tokens, mask = join(prompts, responses, module.backbone.device)
     lengths = row_ends(mask)
