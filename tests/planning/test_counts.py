@@ -54,9 +54,15 @@ def batch() -> tuple[Tensor, Tensor]:
     return torch.randint(3, 500, (len(LENGTHS), width)), targets
 
 
-def kept_by(backbone: Backbone) -> int:
-    """Bytes of all tensors that a forward keeps for its backward, each storage once."""
+def kept_by(backbone: Backbone, prefix: int = 0) -> int:
+    """Bytes of all tensors that a forward keeps for its backward, each storage once.
+
+    Args:
+        backbone: With the role policy.
+        prefix: Tokens that all rows begin with.
+    """
     tokens, targets = batch()
+    tokens[:, :prefix] = 7
     weights = {p.untyped_storage().data_ptr() for p in backbone.parameters()}
     held: dict[int, Tensor] = {}
 
@@ -91,6 +97,21 @@ def test_the_bytes_kept_for_the_backward_are_those_that_are_counted(
     else:
         counted = activations(how, part) - backward_extra(how, part, part.wanted)
     assert kept_by(backbone) == pytest.approx(counted, rel=0.1)
+
+
+def test_what_rows_share_is_kept_once_and_its_keys_and_values_for_each_of_them() -> None:
+    backbone = four_roles(open_tiny())
+    kept_by(backbone)
+    prefix = 6
+    longest, *others = LENGTHS
+    rows = [Row(longest - 1, longest - 1)]
+    # A prefix's own log-probabilities are asked for in every row.
+    rows += [Row(length - 1 - prefix, length - 1, prefix) for length in others]
+    part = MicroBatch.packed(rows, cuda=False)
+    counted = activations(decoder(), part) - backward_extra(decoder(), part, part.wanted)
+    assert kept_by(backbone, prefix) == pytest.approx(counted, rel=0.1)
+    without = MicroBatch.packed([replace(row, prefix=0) for row in rows], cuda=False)
+    assert activations(decoder(), without) < activations(decoder(), part)
 
 
 def as_on_a_gpu(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

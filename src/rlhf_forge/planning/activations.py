@@ -39,23 +39,26 @@ class Decoder:
 
 
 def attention_kept(decoder: Decoder, part: MicroBatch) -> int:
-    """Of one layer up to attention, for all tokens: packed 2 d + q + 2 k + 3 r and the weights.
+    """Of one layer up to attention: packed 2 d + q + 3 r a token, 2 k a key, and the weights.
 
-    The weights, H x rows x width^2, are kept on a CPU; a GPU's fused attention computes them again
-    with the help of a number a token and head.
+    A row that goes on from a prefix keeps the prefix's keys and values beside its own. The weights,
+    H x rows x queries x keys, are kept on a CPU; a GPU's fused attention computes them again with
+    the help of a number a token and head.
     """
     shape = decoder.shape
-    numbers = 2 * shape.width + shape.queries + 2 * shape.keys + 3 * decoder.rank
+    numbers = 2 * shape.width + shape.queries + 3 * decoder.rank
+    keys_and_values = 2 * shape.keys * decoder.size * part.keys
     if decoder.packs:
         weights = 0 if decoder.fused else decoder.size * shape.heads * part.squares
         normalisers = 1 + (shape.heads if decoder.fused else 0)
         each = decoder.size * numbers + FLOAT32 * normalisers
-        return part.tokens * each + weights
+        return part.tokens * each + keys_and_values + weights
     # The norm keeps a float32 copy of its input, attention its output beside what goes on.
     norm = FLOAT32 * shape.width if decoder.size < FLOAT32 else 0
     # The plain softmax is in float32, and cast.
     weights = 0 if decoder.fused else (FLOAT32 + decoder.size) * shape.heads * part.squares
-    return part.tokens * (decoder.size * (numbers + shape.queries) + norm) + weights
+    each = decoder.size * (numbers + shape.queries) + norm
+    return part.tokens * each + keys_and_values + weights
 
 
 def mlp_kept(decoder: Decoder, part: MicroBatch, tokens: int) -> int:

@@ -78,7 +78,8 @@ def item_of(setup: Setup, example: Example) -> Item:
     if isinstance(example, PairExample):
         alike = _alike(example) if setup.packs else 0
         chosen = _row(len(example.chosen), example.chosen_response, setup)
-        return chosen, _row(len(example.rejected) - alike, example.rejected_response, setup)
+        other = _row(len(example.rejected) - alike, example.rejected_response, setup)
+        return chosen, replace(other, prefix=alike)
     if isinstance(example, DemonstrationExample):
         return (_row(len(example.tokens), example.targets, setup),)
     return _item(setup, len(example.tokens))
