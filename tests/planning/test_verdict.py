@@ -76,15 +76,18 @@ def test_how_long_responses_may_be_does_not_decide_what_a_run_needs_at_least() -
 
 
 def test_what_rollouts_free_counts_beside_the_update_on_a_cpu_and_not_on_a_gpu() -> None:
-    left = "left by rollouts"
-    on_a_cpu, on_a_gpu = (
-        {part.name: part.expected for part in planned(replace(PPO, cuda=cuda)).parts}
-        for cuda in (False, True)
-    )
-    assert left not in on_a_gpu
-    fewer = planned(replace(PPO, cuda=False, generated=PPO.generated // 2))
-    [of_fewer] = [part.expected for part in fewer.parts if part.name == left]
-    assert on_a_cpu[left] > of_fewer > 0
+    few = replace(PPO, cuda=False, generated=8)
+    left = {
+        name: [part.expected for part in planned(setup).parts if part.name == "left by rollouts"]
+        for name, setup in {
+            "few": few,
+            "fewer": replace(few, generated=4),
+            "gpu": replace(few, cuda=True),
+            "sft": replace(SFT, cuda=False),
+        }.items()
+    }
+    assert left["gpu"] == left["sft"] == []
+    assert left["few"] > left["fewer"] > [0]
 
 
 def test_mistral_7b_in_four_bit_has_the_bytes_of_its_card() -> None:
