@@ -60,7 +60,8 @@ def expected_of(path: Path) -> Expected:
 
 @cache
 def rows_of(path: Path) -> list[tuple[str, Row]]:
-    return list(read_rows(str(path), split="train", seed=0))
+    rows = read_rows(str(path), split="train", seed=0)
+    return [(origin, fields) for origin, fields in rows if isinstance(fields, dict)]
 
 
 def turns(conversation: Conversation) -> str:

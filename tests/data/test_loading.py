@@ -91,6 +91,33 @@ def test_the_first_bad_record_stops_the_load_by_default(tmp_path: Path) -> None:
     assert str(caught.value) == f"{path}:3: empty response"
 
 
+def test_a_broken_line_is_a_bad_record_like_any_other(tmp_path: Path) -> None:
+    path = write(tmp_path, texts(3))
+    lines = Path(path).read_text().splitlines()
+    Path(path).write_text("\n".join(["{broken", lines[0], "[1]", *lines[1:], "{more"]))
+    loaded = load(path)
+    assert [example.record.origin for example in loaded.examples] == [
+        *(f"{path}:{number}" for number in (2, 4, 5))
+    ]
+    assert dict(loaded.tally.skipped) == {
+        "broken JSON": [f"{path}:1", f"{path}:6"],
+        "a list, where an object is wanted": [f"{path}:3"],
+    }
+    with pytest.raises(UserError) as caught:
+        load(path, bad_records="stop")
+    assert str(caught.value).startswith(f"{path}:1: broken JSON: Expecting property name")
+    assert "data.bad_records" in str(caught.value.hint)
+
+
+def test_lines_of_which_none_can_be_read_are_refused_whatever_is_skipped(tmp_path: Path) -> None:
+    path = write(tmp_path, [])
+    Path(path).write_text("[\n[1],\n]\n")
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert str(caught.value) == f"{path}:1: broken JSON: Expecting value at column 2"
+    assert "a JSON object is wanted on each" in str(caught.value.hint)
+
+
 def test_a_missing_column_in_one_row_is_a_bad_record(tmp_path: Path) -> None:
     loaded = load(write(tmp_path, [*texts(2), {"other": 1}]))
     assert list(loaded.tally.skipped) == ["text is missing"]

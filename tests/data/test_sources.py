@@ -9,6 +9,8 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict
 
+from rlhf_forge.data.files import Row
+from rlhf_forge.data.records import BrokenLine
 from rlhf_forge.data.sources import read_rows, require_used
 from rlhf_forge.errors import UserError
 
@@ -27,7 +29,7 @@ def not_rows(*, seed: int, split: str) -> list[str]:
     return ["text"]
 
 
-def read(path: Path | str) -> list[tuple[str, dict[str, Any]]]:
+def read(path: Path | str) -> list[Row]:
     return list(read_rows(str(path), split="train", seed=0))
 
 
@@ -69,7 +71,7 @@ def test_csv_is_read_with_the_line_each_record_begins_on(tmp_path: Path) -> None
 def test_a_csv_cell_may_be_longer_than_the_readers_default(tmp_path: Path) -> None:
     file = tmp_path / "data.csv"
     file.write_text("text\n" + "x" * 200_000 + "\n")
-    assert len(read(file)[0][1]["text"]) == 200_000
+    assert read(file) == [(f"{file}:2", {"text": "x" * 200_000})]
 
 
 def test_parquet_is_read_with_row_numbers(tmp_path: Path) -> None:
@@ -96,17 +98,12 @@ def test_a_broken_arrow_file_is_refused(tmp_path: Path) -> None:
     assert str(refused(file)).startswith(f"{file}: not a whole Arrow file: ")
 
 
-@pytest.mark.parametrize(("name", "line"), [("data.jsonl", 2), ("data.csv", 3), ("data.json", 2)])
-def test_rows_come_before_later_ones_are_looked_at_and_a_bad_line_is_named(
-    tmp_path: Path, name: str, line: int
-) -> None:
-    file = tmp_path / name
-    head = "text\nx\n" if name.endswith("csv") else '{"text": "x"}\n'
-    file.write_bytes(head.encode() + b"\xff\n{}\n")
+def test_rows_come_before_later_ones_are_looked_at_and_a_bad_line_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "data.csv"
+    file.write_bytes(b"text\nx\n\xff\ny\n")
     rows = read_rows(str(file), split="train", seed=0)
-    if not name.endswith("json"):
-        assert next(rows)[1] == {"text": "x"}
-    with pytest.raises(UserError, match=f":{line}: not UTF-8 text$"):
+    assert next(rows)[1] == {"text": "x"}
+    with pytest.raises(UserError, match=r":3: not UTF-8 text$"):
         next(rows)
 
 
@@ -169,13 +166,41 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
     assert read(file)[0][1] == ROWS[0]
 
 
+@pytest.mark.parametrize("name", ["data.jsonl", "data.json"])
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"a": }', "broken JSON: Expecting value at column 7"),
+        (b'{"a": "b', "broken JSON: Unterminated string starting at column 7"),
+        (b"[2]", "a list, where an object is wanted"),
+        (b'{"a": "\xff"}', "not UTF-8 text"),
+        (b"[" * 100_000, "JSON nested too deep"),
+    ],
+    ids=range(5),
+)
+def test_a_broken_line_is_a_row_that_says_why_and_the_rows_around_it_are_read(
+    tmp_path: Path, name: str, line: bytes, reason: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(b'{"a": 1}\n' + line + b'\n{"a": 3}\n')
+    first, (origin, broken), last = list(read_rows(str(file), split="train", seed=0))
+    assert (first, last) == ((f"{file}:1", {"a": 1}), (f"{file}:3", {"a": 3}))
+    assert origin == f"{file}:2"
+    assert isinstance(broken, BrokenLine)
+    assert str(broken) == reason
+    assert broken.text.encode(errors="surrogateescape").rstrip() == line
+
+
+def test_an_element_of_an_array_that_is_no_object_is_a_broken_row(tmp_path: Path) -> None:
+    file = tmp_path / "data.json"
+    file.write_text('[\n{"a": 1},\n"b"]')
+    _, (origin, broken) = list(read_rows(str(file), split="train", seed=0))
+    assert (origin, str(broken)) == (f"{file}:3", "a str, where an object is wanted")
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("data.jsonl", b'{"a": 1}\n{"a": \n', ":2: broken JSON"),
-        ("data.jsonl", b'{"a": 1}\n[2]\n', ":2: a list, where an object is wanted"),
-        ("data.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', ":2: not UTF-8 text"),
-        ("data.jsonl", b"[" * 100_000, ":1: "),
         ("data.jsonl", b"\n\n", "empty"),
         ("data.json", b'[\n{"a": 1},\n{"a": }\n]', ":3: broken JSON"),
         ("data.json", b'[\n{"a": 1}\n{"a": 2}\n]', ":3: broken JSON"),
@@ -183,6 +208,9 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
         ("data.json", b'[{"a": 1}]\n\n[{"a": 2}]\n', ":3: broken JSON: something behind"),
         ("data.json", b'[{"a": 1}] and more', ":1: broken JSON: something behind"),
         ("data.json", b'[{"a": 1},\n]', ":2: broken JSON"),
+        ("data.json", b'[{"a": "\xff"}]', ":1: not UTF-8 text"),
+        ("data.json", b'[\n{"a": "\n"}]', ":2: broken JSON: Invalid control character at column 8"),
+        ("data.json", b"[" * 100_000, ":1: JSON nested too deep"),
         ("data.json", b"[]", "empty"),
         ("data.json", b"", "empty"),
         ("data.csv", b"a,b\n1,2\n3\n", ":3: 1 columns, and the header has 2"),

@@ -7,7 +7,8 @@ from rlhf_forge.errors import UserError
 from rlhf_forge.inspection.cleaning import removed_list, require_new, write_clean
 from rlhf_forge.inspection.inspect import Settings, inspect
 from rlhf_forge.inspection.reading import Source
-from tests.inspection.made import inspected, row
+from rlhf_forge.inspection.rules import BY_CODE
+from tests.inspection.made import inspected, row, write
 
 ROWS = [
     row(0, extra={"kept": "\u202eas it was"}),
@@ -48,6 +49,20 @@ def test_a_cleaned_copy_has_nothing_left_to_remove(tmp_path: Path) -> None:
     write_clean(found, [Source(str(tmp_path / "train.jsonl"))], clean, seed=0)
     again = inspect([Source(str(clean))], Settings())
     assert not [f for f in again.findings if f.rule.removes]
+
+
+@pytest.mark.parametrize("codes", [frozenset(BY_CODE), frozenset({"PREF301"})])
+def test_a_broken_line_goes_and_stands_in_the_list_as_text(
+    tmp_path: Path, codes: frozenset[str]
+) -> None:
+    path = write(tmp_path / "train.jsonl", [row(1), row(2)])
+    path.write_bytes(b'{"a": "\xff\n' + path.read_bytes())
+    sources = [Source(str(path))]
+    clean = tmp_path / "clean.jsonl"
+    assert write_clean(inspect(sources, Settings(codes)), sources, clean, seed=0) == 1
+    assert read(clean) == [row(1), row(2)]
+    [gone] = read(removed_list(clean))
+    assert (gone["origin"], gone["row"]) == (f"{path}:1", '{"a": "\udcff\n')
 
 
 @pytest.mark.parametrize("there", ["clean.jsonl", "clean.removed.jsonl"])

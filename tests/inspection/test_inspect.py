@@ -93,13 +93,29 @@ def test_contexts_that_differ_have_a_rule_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [2, 250])
-def test_a_broken_line_is_a_finding_and_ends_the_reading(tmp_path: Path, place: int) -> None:
+def test_a_broken_line_is_a_finding_and_the_reading_goes_on(tmp_path: Path, place: int) -> None:
     texts = [json.dumps(row(n)) for n in range(place - 1)]
     path = tmp_path / "pairs.jsonl"
-    path.write_text("\n".join([*texts, "{broken", json.dumps(row(999))]))
+    path.write_text("\n".join([*texts, "{broken", json.dumps(row(999)), "[1]"]))
     found = inspect([Source(str(path))], Settings())
-    assert lines(found, "PREF101") == [f"pairs.jsonl:{place}"]
+    assert lines(found, "PREF101") == [f"pairs.jsonl:{place}", f"pairs.jsonl:{place + 2}"]
+    assert found.pairs == place
+    assert found.others == {"broken JSON": 1, "a list, where an object is wanted": 1}
+
+
+@pytest.mark.parametrize("place", [2, 250])
+def test_a_file_that_is_broken_for_good_says_that_its_rest_was_not_read(
+    tmp_path: Path, place: int
+) -> None:
+    texts = [json.dumps(row(n)) for n in range(place - 1)]
+    path = tmp_path / "pairs.json"
+    path.write_text("[\n" + ",\n".join([*texts, "{broken", json.dumps(row(999))]) + "]")
+    found = inspect([Source(str(path))], Settings())
+    assert lines(found, "PREF101") == [f"pairs.json:{place + 1}"]
     assert found.pairs == place - 1
+    [reason] = found.others
+    assert reason.startswith("broken JSON: ")
+    assert reason.endswith("; nothing behind it was read")
 
 
 def test_what_cannot_be_read_at_all_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from rlhf_forge.data.files import Row
 from rlhf_forge.data.format import Fields, Format, Kind, either
 from rlhf_forge.data.formats import FORMATS
 from rlhf_forge.errors import UserError
@@ -61,6 +62,22 @@ def detect(
             hint=f"give a file of {kind}; formats that hold them: {', '.join(able)}",
         )
     return best
+
+
+def readable(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Those of the first rows that can be read, to tell a format by.
+
+    Raises:
+        UserError: If there is none, with what is wrong with the first.
+    """
+    found = [fields for _, fields in rows if isinstance(fields, dict)]
+    if not found:
+        origin, broken = rows[0]
+        raise UserError(
+            f"{origin}: {broken}",
+            hint="nor can any of the first lines be read: a JSON object is wanted on each",
+        )
+    return found
 
 
 def require_columns(rows: Sequence[Fields], columns: Mapping[str, str], source: str) -> None:

@@ -7,26 +7,30 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from rlhf_forge.data.records import BrokenLine
 from rlhf_forge.errors import UserError
 
+Row = tuple[str, dict[str, Any] | BrokenLine]
 Numbered = Iterator[tuple[int, Any]]
 
 BLANK = re.compile(r"\s*")
 UTF8, LATER = "utf-8-sig", "surrogateescape"
 SURROGATE = re.compile("[\ud800-\udfff]")
+NO_TEXT, TOO_DEEP = "not UTF-8 text", "JSON nested too deep"
 
 
-def read_file(place: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_file(place: Path) -> Iterator[Row]:
     """The rows of a file, each with ``file:line``, or ``file row n`` where there are no lines.
 
-    One row after the other: nothing but a JSON array is held whole.
+    One row after the other: nothing but a JSON array is held whole. A line of JSONL that is broken
+    is a row too, a bad one. Elsewhere nobody knows where the next row begins: a quote that is not
+    closed swallows the lines behind it, and so the whole file is refused.
 
     Raises:
-        UserError: If it cannot be read or a line is broken.
+        UserError: If it cannot be read to its end.
     """
     suffix = place.with_suffix("").suffix if place.suffix == ".gz" else place.suffix
     if suffix not in READERS:
@@ -38,8 +42,9 @@ def read_file(place: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         for number, fields in READERS[suffix](place):
             origin = f"{place}{separator}{number}"
-            if not isinstance(fields, dict):
-                raise UserError(f"{origin}: a {type(fields).__name__}, where an object is wanted")
+            if not isinstance(fields, dict | BrokenLine):
+                reason = f"a {type(fields).__name__}, where an object is wanted"
+                fields = BrokenLine(reason, json.dumps(fields))
             yield origin, fields
     except OSError as error:
         raise UserError(f"{place}: cannot be read: {error.strerror or error}") from None
@@ -54,15 +59,19 @@ def _text(place: Path) -> TextIO:
 
 
 def _lines(place: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines; a line that is not text or not unpacked has its number in the error."""
+    """Numbered lines of text; one that is none has its number in the error."""
+    for number, line in _raw_lines(place):
+        if SURROGATE.search(line):
+            raise UserError(f"{place}:{number}: {NO_TEXT}", hint="save the file as UTF-8")
+        yield number, line
+
+
+def _raw_lines(place: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines; one that cannot be unpacked has its number in the error."""
     number = 0
     with _text(place) as file:
         try:
             for number, line in enumerate(file, 1):
-                if SURROGATE.search(line):
-                    raise UserError(
-                        f"{place}:{number}: not UTF-8 text", hint="save the file as UTF-8"
-                    )
                 yield number, line
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(
@@ -72,18 +81,30 @@ def _lines(place: Path) -> Iterator[tuple[int, str]]:
 
 
 def _read_jsonl(place: Path) -> Numbered:
-    for number, line in _lines(place):
+    for number, line in _raw_lines(place):
         if line.strip():
-            with _broken_json(place, number):
-                fields = json.loads(line)
-            yield number, fields
+            yield number, _object_in(line)
+
+
+def _object_in(line: str) -> Any:
+    """What stands in one line, or what is wrong with it."""
+    if SURROGATE.search(line):
+        return BrokenLine(NO_TEXT, line)
+    try:
+        return json.loads(line.rstrip("\r\n"))  # or a column of the next line would be told
+    except json.JSONDecodeError as error:
+        return BrokenLine(_told(error), line)
+    except RecursionError:
+        return BrokenLine(TOO_DEEP, line)
 
 
 def _read_json(place: Path) -> Numbered:
+    first = next((line for _, line in _raw_lines(place) if line.strip()), "")
+    if not first.lstrip().startswith("["):
+        # A .json file of one object a line is common enough to read as what it is.
+        return _read_jsonl(place)
     text = "".join(line for _, line in _lines(place))
-    at = _skip_blank(text, 0)
-    # A .json file of one object a line is common enough to read as what it is.
-    return _items(place, text, at + 1) if text[at : at + 1] == "[" else _read_jsonl(place)
+    return _items(place, text, text.index("[") + 1)
 
 
 def _items(place: Path, text: str, at: int) -> Numbered:
@@ -94,8 +115,13 @@ def _items(place: Path, text: str, at: int) -> Numbered:
     separator = "]" if text[at : at + 1] == "]" else ","
     while separator == ",":
         number, counted = number + text.count("\n", counted, at), at
-        with _broken_json(place, None):
+        try:
             fields, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            message = f"{place}:{error.lineno}: {_told(error)}"
+            raise UserError(message, hint="mend the file; one array is read whole") from None
+        except RecursionError:
+            raise UserError(f"{place}:{number}: {TOO_DEEP}") from None
         yield number, fields
         at = _skip_blank(text, at)
         separator = text[at : at + 1]
@@ -121,18 +147,9 @@ def _skip_blank(text: str, at: int) -> int:
     return match.end() if match else at
 
 
-@contextmanager
-def _broken_json(place: Path, number: int | None) -> Iterator[None]:
-    """Turn what the JSON decoder raises into one line; ``number`` if it sees one line only."""
-    try:
-        yield
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{place}:{number or error.lineno}: broken JSON: {error.msg} at column {error.colno}",
-            hint="mend the line or take it out",
-        ) from None
-    except RecursionError:
-        raise UserError(f"{place}:{number or 1}: JSON nested too deep") from None
+def _told(error: json.JSONDecodeError) -> str:
+    """What is wrong, and where in its line; some of the messages end with the word "at"."""
+    return f"broken JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
 
 
 def _read_csv(place: Path) -> Numbered:

@@ -8,11 +8,12 @@ from hashlib import sha256
 from itertools import chain, islice
 from typing import Any
 
-from rlhf_forge.data.detection import SAMPLE, detect, renamed, require_columns
+from rlhf_forge.data.detection import SAMPLE, detect, readable, renamed, require_columns
+from rlhf_forge.data.files import Row
 from rlhf_forge.data.format import Format, Kind
-from rlhf_forge.data.records import Record
+from rlhf_forge.data.records import BrokenLine, Record
 from rlhf_forge.data.render import ChatTemplate
-from rlhf_forge.data.sources import Row, read_rows
+from rlhf_forge.data.sources import read_rows
 from rlhf_forge.data.tokenize import (
     DemonstrationExample,
     Example,
@@ -93,8 +94,9 @@ def load_examples(  # noqa: PLR0913 - what a config says of data
     """
     rows = read_rows(path, split=split, seed=seed)
     first = list(islice(rows, SAMPLE))
-    require_columns([fields for _, fields in first], columns, path)
-    sample = [renamed(fields, columns) for _, fields in first]
+    sample = readable(first)
+    require_columns(sample, columns, path)
+    sample = [renamed(fields, columns) for fields in sample]
     found = detect(sample, path, kind=kind, named=columns, name=form)
     examples, tally = tokenize(
         _readers(found, columns, chain(first, rows)),
@@ -140,13 +142,15 @@ def _readers(
 
 
 def records_of(
-    form: Format, columns: Mapping[str, str], origin: str, fields: dict[str, Any]
+    form: Format, columns: Mapping[str, str], origin: str, fields: dict[str, Any] | BrokenLine
 ) -> list[Record]:
     """The records of one row, each with the row as it was read, less what is private in it.
 
     Raises:
         BadRecord: If the row cannot be used.
     """
+    if isinstance(fields, BrokenLine):
+        raise fields
     complete = dict.fromkeys(form.names) | renamed(fields, columns)
     kept = {key: value for key, value in fields.items() if key not in form.private}
     return [replace(record, fields=kept) for record in form.read(complete, origin)]

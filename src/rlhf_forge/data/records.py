@@ -11,6 +11,19 @@ class BadRecord(Exception):  # noqa: N818 - what it says, not that it is an erro
     """A row that cannot be used; its text is the reason, in a few words."""
 
 
+class BrokenLine(BadRecord):
+    """A line of a file that is no row; the lines around it are read all the same.
+
+    Args:
+        reason: In a few words.
+        text: The line as it was read; bytes that are no text stand in it as lone surrogates.
+    """
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(reason)
+        self.text = text
+
+
 @dataclass(frozen=True)
 class Demonstration:
     """A conversation whose assistant turns after ``prompt`` are to be learnt.

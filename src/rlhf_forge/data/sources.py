@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlhf_forge.data.files import READERS, read_file
+from rlhf_forge.data.files import READERS, Row, read_file
 from rlhf_forge.data.functions import is_function, load_function
 from rlhf_forge.errors import UserError
 from rlhf_forge.parsing import first_line
-
-Row = tuple[str, dict[str, Any]]
 
 # Where `datasets` lists the splits of a folder that has any.
 SPLITS = "dataset_dict.json"
@@ -19,7 +17,7 @@ HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 
 
 def read_rows(path: str, *, split: str, seed: int) -> Iterator[Row]:
-    """The rows of ``path``, each as (origin, fields).
+    """The rows of ``path``, each as (origin, fields); a broken line stands for its fields.
 
     Args:
         path: A file (.jsonl, .json, .csv, .parquet, .arrow; .gz of the first three), a folder
@@ -30,7 +28,8 @@ def read_rows(path: str, *, split: str, seed: int) -> Iterator[Row]:
             returns a list of dicts.
 
     Raises:
-        UserError: If there is nothing to read, or a line is broken: with file, line and reason.
+        UserError: If there is nothing to read, or it cannot be read to its end: with file, line
+            and reason.
     """
     empty = True
     for row in _open(path, split, seed):

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf_forge.data.files import Row
+from rlhf_forge.data.records import BrokenLine
 from rlhf_forge.data.sources import read_rows
 from rlhf_forge.errors import UserError
 from rlhf_forge.inspection.findings import Inspection
@@ -32,7 +34,8 @@ def removed_list(path: Path) -> Path:
 def write_clean(found: Inspection, sources: Sequence[Source], path: Path, *, seed: int) -> int:
     """Write all rows to train on but those that broke a removing rule, and the list of these.
 
-    A row that holds several pairs goes with the first of them that has to.
+    A row that holds several pairs goes with the first of them that has to. A broken line goes in
+    any case; in the list it stands as text.
 
     Returns:
         How many rows went.
@@ -45,11 +48,12 @@ def write_clean(found: Inspection, sources: Sequence[Source], path: Path, *, see
         removed_list(path).open("w", encoding="utf-8") as gone,
     ):
         for origin, fields in _rows(sources, seed):
-            if origin not in reasons:
+            if origin not in reasons and not isinstance(fields, BrokenLine):
                 clean.write(_line(fields))
                 continue
             removed += 1
-            gone.write(_line({"origin": origin, "rules": reasons[origin], "row": fields}))
+            row = fields.text if isinstance(fields, BrokenLine) else fields
+            gone.write(_line({"origin": origin, "rules": reasons.get(origin, []), "row": row}))
     return removed
 
 
@@ -67,7 +71,7 @@ def _reasons(found: Inspection) -> dict[str, list[dict[str, str]]]:
     return reasons
 
 
-def _rows(sources: Iterable[Source], seed: int) -> Iterable[tuple[str, dict[str, Any]]]:
+def _rows(sources: Iterable[Source], seed: int) -> Iterable[Row]:
     for source in sources:
         if not source.held_out:
             yield from read_rows(source.path, split=source.split, seed=seed)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
-from rlhf_forge.data.detection import SAMPLE, detect, renamed, require_columns
+from rlhf_forge.data.detection import SAMPLE, detect, readable, renamed, require_columns
+from rlhf_forge.data.files import Row
 from rlhf_forge.data.format import Format
 from rlhf_forge.data.loading import records_of
-from rlhf_forge.data.records import BadRecord, NoPreference, Pair, Record
-from rlhf_forge.data.sources import Row, read_rows
+from rlhf_forge.data.records import BadRecord, BrokenLine, NoPreference, Pair, Record
+from rlhf_forge.data.sources import read_rows
 from rlhf_forge.errors import UserError
 
 DIFFERENT_CONTEXTS = "chosen and rejected differ before their last turn"
@@ -65,7 +66,7 @@ class Reading:
 
 
 def read_pairs(source: Source, wording: Wording) -> Iterator[Reading]:
-    """All records of a source in order; a line that cannot be read is the last.
+    """All records of a source in order; where a file is broken for good, that is the last.
 
     Raises:
         UserError: If there is nothing to read, or its format is not known or holds no pairs.
@@ -80,7 +81,7 @@ def read_pairs(source: Source, wording: Wording) -> Iterator[Reading]:
         fault = error
     if fault is not None:
         place, _, reason = str(fault).partition(": ")
-        yield Reading(place, {}, None, "PREF101", reason)
+        yield Reading(place, {}, None, "PREF101", f"{reason}; nothing behind it was read")
 
 
 def format_of(source: Source, wording: Wording) -> Format:
@@ -107,19 +108,22 @@ def _first(rows: Iterator[Row]) -> tuple[list[Row], UserError | None]:
 def _form(first: list[Row], fault: UserError | None, source: Source, wording: Wording) -> Format:
     if not first and fault is not None:
         raise fault
-    rows = [fields for _, fields in first]
+    rows = readable(first)
     require_columns(rows, wording.columns, source.path)
     ours = [renamed(fields, wording.columns) for fields in rows]
     return detect(ours, source.path, kind="pairs", named=wording.columns, name=wording.form)
 
 
 def _readings(
-    form: Format, origin: str, fields: dict[str, Any], wording: Wording
+    form: Format, origin: str, fields: dict[str, Any] | BrokenLine, wording: Wording
 ) -> Iterator[Reading]:
     try:
         records = records_of(form, wording.columns, origin, fields)
     except BadRecord as bad:
         reason = str(bad).split(":")[0]  # what stands behind differs from record to record
+        if isinstance(fields, BrokenLine):
+            yield Reading(origin, {}, None, "PREF101", reason)
+            return
         kept = {key: value for key, value in fields.items() if key not in form.private}
         code = "PREF103" if reason == DIFFERENT_CONTEXTS else "PREF102"
         yield Reading(origin, kept, None, code, reason)

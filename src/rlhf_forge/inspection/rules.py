@@ -5,11 +5,12 @@ from rlhf_forge.inspection.rule import Rule
 RULES = (
     Rule(
         "PREF101",
-        "unreadable-file",
+        "unreadable",
         "error",
-        False,
-        "A line is no JSON, no UTF-8 or no object, or the archive is broken. What stands behind it "
-        "was not read, so nothing here speaks of it. Mend or take out the line.",
+        True,
+        "A line is no JSON, no UTF-8 or no object. Training stops at it, or skips and counts it "
+        "(data.bad_records: skip). Where a JSON array, a CSV file or an archive is broken, what "
+        "stands behind the place was not read, so nothing here speaks of it, and training stops.",
     ),
     Rule(
         "PREF102",

@@ -11,7 +11,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from rlhf_forge.data.records import BadRecord, Conversation
+from rlhf_forge.data.files import Row
+from rlhf_forge.data.records import BadRecord, BrokenLine, Conversation
 from rlhf_forge.serve.feedback.votes import Side, Vote, pair_of
 
 SOURCE = "open-webui"
@@ -53,12 +54,14 @@ def votes_in(feedback: Any) -> list[Vote]:
     return [_against(thumb, *sibling, blind=blind) for sibling in siblings] or [thumb]
 
 
-def read_feedback(rows: list[tuple[str, dict[str, Any]]]) -> tuple[list[Vote], Counter[str]]:
+def read_feedback(rows: list[Row]) -> tuple[list[Vote], Counter[str]]:
     """The votes of all ratings, and how many could not be used, by reason."""
     votes: list[Vote] = []
     unused: Counter[str] = Counter()
     for _, row in rows:
         try:
+            if isinstance(row, BrokenLine):
+                raise row
             votes += votes_in(row)
         except BadRecord as reason:
             unused[str(reason)] += 1
