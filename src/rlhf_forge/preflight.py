@@ -12,8 +12,10 @@ from rlhf_forge.backbone.adapter_files import AdapterWeights
 from rlhf_forge.backbone.config import LoraSpec
 from rlhf_forge.backbone.loading import content_fingerprint, require_weights
 from rlhf_forge.backbone.sizes import adapter_numbers
+from rlhf_forge.data.bad_records import Named, OnBad, skip
 from rlhf_forge.data.functions import load_function
-from rlhf_forge.data.module import PreferenceDataModule
+from rlhf_forge.data.module import PreferenceDataModule, show
+from rlhf_forge.data.records import BrokenLine
 from rlhf_forge.data.sources import read_rows
 from rlhf_forge.data.tokenize import Example, PairExample
 from rlhf_forge.errors import UserError
@@ -91,21 +93,35 @@ def whole_base(path: str) -> Base:
     return Base(name, folder, content_fingerprint(folder))
 
 
-def read_data(settings: Mapping[str, Any], base: Base | None) -> PreferenceDataModule | None:
-    """The data of a run, read and tokenized; without a base it is only read.
+def read_data(
+    settings: Mapping[str, Any], base: Base | None
+) -> tuple[PreferenceDataModule | None, Findings]:
+    """The data of a run, read and tokenized, and all that is wrong with it.
 
-    Raises:
-        UserError: With file, line and reason.
+    Returns:
+        None if it cannot be used, or there is no base: then it is only read.
     """
+    findings, bad = Findings(), Named()
+    on_bad = bad.note if settings["bad_records"] == "stop" else skip
     if base is None:
-        for path, split in (("path", "split"), ("validation", "validation_split")):
-            if settings[path] is not None:
-                for _ in read_rows(settings[path], split=settings[split], seed=settings["seed"]):
-                    pass
-        return None
+        findings.of(_read_only, settings, on_bad)
+        return None, Findings([*bad.mistakes(), *findings])
     data = PreferenceDataModule(**{**settings, "tokenizer": base.name})
-    data.setup("fit")
-    return data
+    data.on_bad = on_bad
+    lines = findings.of(data.read)
+    if lines is None or bad.number:
+        return None, Findings([*bad.mistakes(), *findings])
+    show(lines)
+    return data, findings
+
+
+def _read_only(settings: Mapping[str, Any], on_bad: OnBad) -> None:
+    for path, split in (("path", "split"), ("validation", "validation_split")):
+        if settings[path] is not None:
+            rows = read_rows(settings[path], split=settings[split], seed=settings["seed"])
+            for origin, fields in rows:
+                if isinstance(fields, BrokenLine):
+                    on_bad(origin, fields)
 
 
 def longest_of(data: PreferenceDataModule) -> int:

@@ -281,6 +281,75 @@ def test_every_record_is_read(trained: Path, capsys: pytest.CaptureFixture[str])
     assert found.startswith("pairs.jsonl:41: empty response")
 
 
+def with_bad_records(number: int) -> None:
+    """On lines 1, 3, 5 and so on; the first is no JSON."""
+    rows = [row for pair in PAIRS for row in (pair | {"chosen": ""}, pair)]
+    write_pairs(Path("pairs.jsonl"), rows[: 2 * number])
+    text = Path("pairs.jsonl").read_text()
+    Path("pairs.jsonl").write_text("{" + text)
+
+
+def test_all_bad_records_are_named_in_one_go_of_training_and_of_held_out_data(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_bad_records(3)
+    write_pairs(Path("held_out.jsonl"), [*PAIRS[:8], PAIRS[8] | {"rejected": ""}])
+    command = [*DRY, "reward.yaml", "--data.validation", "held_out.jsonl", "--trainer.max_steps=5"]
+    assert main(command) == 1
+    err = capsys.readouterr().err
+    assert "records read" not in err
+    assert [line for line in err.splitlines() if line.startswith(("error", "hint"))][2:] == [
+        "error: pairs.jsonl:1: broken JSON: Expecting property name enclosed in double quotes "
+        "at column 2",
+        "error: pairs.jsonl:3: empty response",
+        "error: pairs.jsonl:5: empty response",
+        "error: held_out.jsonl:9: empty response",
+        "error: data: 4 records cannot be used",
+        "hint: mend them, or set data.bad_records to skip and have them counted",
+    ]
+
+
+def test_of_many_bad_records_the_first_are_named_and_all_counted(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_bad_records(30)
+    found = refusals(["reward.yaml"], capsys)
+    assert [line.split(":")[1] for line in found[:-1]] == [str(n) for n in range(1, 41, 2)]
+    assert found[-1] == "data: 30 records cannot be used; the first 20 stand above"
+
+
+def test_where_nothing_but_bad_records_is_left_that_is_told_too(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pairs(Path("pairs.jsonl"), [PAIRS[0] | {"chosen": ""}] * 2)
+    found = refusals(["reward.yaml"], capsys)
+    assert found[:3] == [
+        *(f"pairs.jsonl:{n}: empty response" for n in (1, 2)),
+        "data: 2 records cannot be used",
+    ]
+    assert found[3].startswith("no record is left: 2 records read, 0 used")
+
+
+def test_bad_records_that_are_to_be_skipped_stop_no_dry_run(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_bad_records(8)
+    assert main([*DRY, "sft.yaml", "--data.bad_records", "skip"]) == 0
+    assert "7 skipped: empty response" in capsys.readouterr().err
+
+
+def test_broken_lines_are_found_where_there_is_no_base(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("pairs.jsonl").write_text('{\n{"text": "a"}\n[]\n')
+    base = ["--model.init_args.backbone.path", "nobody/not-here"]
+    assert [line.split(":")[1] for line in refusals(["sft.yaml", *base], capsys)[1:]] == [
+        *("1", "3"),
+        " 2 records cannot be used",
+    ]
+    assert len(refusals(["sft.yaml", *base, "--data.bad_records", "skip"], capsys)) == 1
+
+
 def test_a_file_in_the_way_of_the_runs_folder_is_found(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from rlhf_forge.data.bad_records import skip
 from rlhf_forge.data.format import Kind
 from rlhf_forge.data.loading import Loaded, load_examples
 from tests.tiny_tokenizer import mistral_template
@@ -24,7 +25,7 @@ def load(kind: Kind) -> Loaded:
         columns={},
         kind=kind,
         max_length=100_000,
-        bad_records="skip",
+        on_bad=skip,
         seed=0,
     )
 

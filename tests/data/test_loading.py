@@ -6,12 +6,13 @@ from weakref import WeakSet
 
 import pytest
 
+from rlhf_forge.data.bad_records import POLICIES, Policy
 from rlhf_forge.data.detection import SAMPLE
 from rlhf_forge.data.format import Kind
 from rlhf_forge.data.formats import FORMATS
 from rlhf_forge.data.loading import Loaded, load_examples
 from rlhf_forge.data.records import Pair
-from rlhf_forge.data.tokenize import DemonstrationExample, PairExample, Policy
+from rlhf_forge.data.tokenize import DemonstrationExample, PairExample
 from rlhf_forge.errors import UserError
 from tests.tiny_tokenizer import mistral_template
 
@@ -41,7 +42,7 @@ def load(
         columns=columns or {},
         kind=kind,
         max_length=max_length,
-        bad_records=bad_records,
+        on_bad=POLICIES[bad_records],
         seed=0,
     )
 

@@ -1,5 +1,6 @@
 import pytest
 
+from rlhf_forge.data.bad_records import POLICIES, Policy
 from rlhf_forge.data.format import Kind
 from rlhf_forge.data.records import (
     BadRecord,
@@ -15,7 +16,6 @@ from rlhf_forge.data.tokenize import (
     DemonstrationExample,
     Example,
     PairExample,
-    Policy,
     PromptExample,
     Tally,
     example_of,
@@ -48,7 +48,7 @@ def run(
 ) -> tuple[list[Example], Tally]:
     rows = [(record.origin, lambda record=record: [record]) for record in records]
     return tokenize(
-        rows, TEMPLATE, kind="demonstrations", max_length=max_length, bad_records=bad_records
+        rows, TEMPLATE, kind="demonstrations", max_length=max_length, on_bad=POLICIES[bad_records]
     )
 
 

@@ -89,7 +89,8 @@ def look_at_contents(
     """Base, data, parents and disk, as far as one can be looked at without the other."""
     config = stage.config
     base = findings.of(whole_base, config.model.init_args.backbone.path)
-    data = findings.of(read_data, config.data.as_dict(), base)
+    data, mistakes = read_data(config.data.as_dict(), base)
+    findings += mistakes
     findings.of(lambda: require_place(stage.folder))
     if data is not None and stage.stage == "reward":
         findings.of(require_enough_held_out, len(data.held_out))

@@ -110,6 +110,7 @@ def _prompts(
     path: str, lineup: "Lineup", *, number: int, max_length: int, seed: int
 ) -> list["PromptExample"]:
     """The prompts; those that cannot be used are left out and counted on stderr."""
+    from rlhf_forge.data.bad_records import skip
     from rlhf_forge.data.loading import load_examples
 
     loaded = load_examples(
@@ -119,7 +120,7 @@ def _prompts(
         columns={},
         kind="prompts",
         max_length=max_length,
-        bad_records="skip",
+        on_bad=skip,
         seed=seed,
     )
     lines = loaded.tally.lines()

@@ -88,6 +88,7 @@ def _pairs(
     seed: int,
 ) -> list["PairExample"]:
     """The pairs; those that cannot be used are left out and counted on stderr."""
+    from rlhf_forge.data.bad_records import skip
     from rlhf_forge.data.loading import load_examples
     from rlhf_forge.data.splits import split_held_out
 
@@ -98,7 +99,7 @@ def _pairs(
         columns={},
         kind="pairs",
         max_length=max_length,
-        bad_records="skip",
+        on_bad=skip,
         seed=seed,
     )
     sys.stderr.write(f"{path}: " + "\n  ".join(loaded.tally.lines()) + "\n")

@@ -8,6 +8,7 @@ from hashlib import sha256
 from itertools import chain, islice
 from typing import Any
 
+from rlhf_forge.data.bad_records import OnBad
 from rlhf_forge.data.detection import SAMPLE, detect, readable, renamed, require_columns
 from rlhf_forge.data.files import Row
 from rlhf_forge.data.format import Format, Kind
@@ -18,7 +19,6 @@ from rlhf_forge.data.tokenize import (
     DemonstrationExample,
     Example,
     PairExample,
-    Policy,
     Tally,
     tokenize,
 )
@@ -72,7 +72,7 @@ def load_examples(  # noqa: PLR0913 - what a config says of data
     columns: Mapping[str, str],
     kind: Kind,
     max_length: int,
-    bad_records: Policy,
+    on_bad: OnBad,
     seed: int,
     form: str | None = None,
 ) -> Loaded:
@@ -85,7 +85,7 @@ def load_examples(  # noqa: PLR0913 - what a config says of data
         columns: Name in the file for each key that a format wants.
         kind: What the stage learns from.
         max_length: Longest example, tokens.
-        bad_records: stop or skip.
+        on_bad: As `tokenize`.
         seed: Handed to a function.
         form: Name of the format; None to tell it from the first rows.
 
@@ -103,7 +103,7 @@ def load_examples(  # noqa: PLR0913 - what a config says of data
         template,
         kind=kind,
         max_length=max_length,
-        bad_records=bad_records,
+        on_bad=on_bad,
     )
     return Loaded(path, found, examples, tally)
 

@@ -1,7 +1,7 @@
 """The data of every stage as a LightningDataModule."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
+from rlhf_forge.data.bad_records import POLICIES, Policy
 from rlhf_forge.data.collate import collate_demonstrations, collate_pairs, collate_prompts
 from rlhf_forge.data.format import Kind
 from rlhf_forge.data.functions import is_function
@@ -19,7 +20,7 @@ from rlhf_forge.data.render import ChatTemplate, load_template
 from rlhf_forge.data.sources import require_used
 from rlhf_forge.data.splits import on_both_sides, split_held_out, weighted_by_group
 from rlhf_forge.data.stream import Stream
-from rlhf_forge.data.tokenize import Example, Policy
+from rlhf_forge.data.tokenize import Example
 from rlhf_forge.errors import UserError
 
 COLLATE: dict[Kind, Callable[..., Any]] = {
@@ -65,6 +66,7 @@ class PreferenceDataModule(LightningDataModule):
         template: Renders every conversation of the run; there after `setup`.
         train: The training examples; there after `setup`.
         held_out: The held-out examples; there after `setup`.
+        on_bad: What is done about a record that cannot be used.
     """
 
     def __init__(  # noqa: PLR0913 - an argument is a config key
@@ -98,6 +100,7 @@ class PreferenceDataModule(LightningDataModule):
         self.chat_template = chat_template
         self.columns, self.format = map or {}, format
         self.bad_records: Policy = bad_records
+        self.on_bad = POLICIES[bad_records]
         self.max_length, self.batch_size = max_length, batch_size
         self.seed, self.workers = seed, workers
         self.tokenizer_name = tokenizer
@@ -111,6 +114,16 @@ class PreferenceDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if hasattr(self, "train"):
             return
+        lines = self.read()
+        if stage == "fit":
+            show(lines)
+
+    def read(self) -> Iterator[str]:
+        """Read all of the data and split it.
+
+        Returns:
+            What there is to say of it, in lines.
+        """
         self.template = load_template(self.tokenizer_name, self.chat_template)
         sources = [self._load(self.path, self.split)]
         if self.validation is not None or is_function(self.path):
@@ -120,11 +133,14 @@ class PreferenceDataModule(LightningDataModule):
             loaded, held_out = split_held_out(sources[0], self.validation_fraction)
         self.train = replace(loaded, examples=weighted_by_group(loaded.examples))
         self.held_out = weighted_by_group(held_out[: self.validation_limit])
-        if stage == "fit":
-            show([line for source in sources for line in source.summary(self.template, self.kind)])
-            show([self._counts(left_out=len(held_out) - len(self.held_out))])
-            if len(sources) > 1 and (both := on_both_sides(self.train.examples, self.held_out)):
-                show([f"data: the prompts of {both} held-out records are trained on too"])
+        return self._told(sources, left_out=len(held_out) - len(self.held_out))
+
+    def _told(self, sources: list[Loaded], *, left_out: int) -> Iterator[str]:
+        for source in sources:
+            yield from source.summary(self.template, self.kind)
+        yield self._counts(left_out=left_out)
+        if len(sources) > 1 and (both := on_both_sides(self.train.examples, self.held_out)):
+            yield f"data: the prompts of {both} held-out records are trained on too"
 
     def _counts(self, *, left_out: int) -> str:
         told = f"data: {len(self.train.examples)} to train on, {len(self.held_out)} held out"
@@ -207,7 +223,7 @@ class PreferenceDataModule(LightningDataModule):
             columns=self.columns,
             kind=self.kind,
             max_length=self.max_length,
-            bad_records=self.bad_records,
+            on_bad=self.on_bad,
             seed=self.seed,
             form=self.format,
         )
@@ -246,6 +262,6 @@ class Positioned(Dataset[tuple[int, Example]]):
 
 
 @rank_zero_only
-def show(lines: list[str]) -> None:
+def show(lines: Iterable[str]) -> None:
     """Print what was found, to stderr: stdout is for data."""
     sys.stderr.writelines(f"{line}\n" for line in lines)

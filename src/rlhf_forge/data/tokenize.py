@@ -4,8 +4,8 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
+from rlhf_forge.data.bad_records import OnBad
 from rlhf_forge.data.format import Kind
 from rlhf_forge.data.records import (
     BadRecord,
@@ -18,7 +18,6 @@ from rlhf_forge.data.records import (
 from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.errors import UserError
 
-Policy = Literal["stop", "skip"]
 ORIGINS_SHOWN = 3
 
 
@@ -93,7 +92,7 @@ def tokenize(
     *,
     kind: Kind,
     max_length: int,
-    bad_records: Policy,
+    on_bad: OnBad,
 ) -> tuple[list[Example], Tally]:
     """Examples of all rows that can be used.
 
@@ -102,10 +101,10 @@ def tokenize(
         template: Renders them.
         kind: What the stage learns from.
         max_length: Longest example in tokens; for prompts, of the prompt.
-        bad_records: ``stop`` if any row cannot be used, or ``skip`` and count.
+        on_bad: Called for each record that cannot be used, before it is counted.
 
     Raises:
-        UserError: Under ``stop``: with origin and reason. Always: if nothing is left.
+        UserError: If nothing is left; and what ``on_bad`` raises.
     """
     examples: list[Example] = []
     tally = Tally()
@@ -118,12 +117,8 @@ def tokenize(
             elif not isinstance(outcome, BadRecord):
                 examples.append(outcome)
                 tally.used += 1
-            elif bad_records == "stop":
-                raise UserError(
-                    f"{origin}: {outcome}",
-                    hint="mend the record, or set data.bad_records to skip and have it counted",
-                ) from None
             else:
+                on_bad(origin, outcome)
                 # What stands behind the colon differs from record to record.
                 tally.skipped[str(outcome).split(":")[0]].append(origin)
     if not examples:
