@@ -113,6 +113,21 @@ def test_setting_up_prints_format_counts_and_an_example_to_stderr(
     assert f"{len(data.train.examples)} to train on, {len(data.held_out)} held out" in captured.err
 
 
+def test_where_so_few_records_are_held_out_that_there_are_none_it_is_said_with_the_way_out(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for fraction in (0.001, 0.2, 0.0):
+        ready(folder, validation_fraction=fraction)
+        told.append(capsys.readouterr().err)
+    line = (
+        "data: no prompt falls to the held-out share, so nothing measures this run: raise "
+        "data.validation_fraction, now 0.001, or give data.validation a file\n"
+    )
+    assert told[0].endswith(f"data: 40 to train on, 0 held out\n{line}")
+    assert not any("nothing measures" in text for text in told[1:]), "nobody asked for any at 0"
+
+
 @pytest.mark.parametrize(
     ("kind", "batch"),
     [("demonstrations", SequenceBatch), ("prompts", PromptBatch)],

@@ -139,6 +139,12 @@ class PreferenceDataModule(LightningDataModule):
         for source in sources:
             yield from source.summary(self.template, self.kind)
         yield self._counts(left_out=left_out)
+        if not self.held_out and self.validation_fraction:
+            yield (
+                "data: no prompt falls to the held-out share, so nothing measures this run: raise "
+                f"data.validation_fraction, now {self.validation_fraction:g}, or give "
+                "data.validation a file"
+            )
         if len(sources) > 1 and (both := on_both_sides(self.train.examples, self.held_out)):
             yield f"data: the prompts of {both} held-out records are trained on too"
 
