@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing import (  # type: ignore[import-untype
 
 from rlhf_forge.__main__ import main
 from rlhf_forge.evaluation.report_card import CARD, read_report
+from rlhf_forge.parsed_stage import parsed_stage
 from tests.tiny_project import QUIET, told
 
 pytestmark = QUIET
@@ -113,6 +114,27 @@ def test_reward_training_writes_the_card_and_says_and_logs_its_verdict(
     events = event_accumulator.EventAccumulator(str(REWARD.parent)).Reload()
     [logged] = events.Scalars("card/bad_checks")
     assert logged.value == len(card.of("bad"))
+
+
+@pytest.mark.parametrize("typed", [[], ["--data.map.prompt=prompt"]])
+def test_behind_a_bad_card_the_data_is_looked_at_before_ppo_is_named(
+    typed: list[str], trained: Path
+) -> None:
+    lines = list(parsed_stage(["--config", "reward.yaml", *typed]).following())
+    assert KEY in lines[0]
+    assert lines[-2:] == [
+        "next: python -m rlhf_forge inspect-data pairs.jsonl" + " --map.prompt=prompt" * len(typed),
+        "then: python -m rlhf_forge fit --config ppo.yaml --run x",
+    ]
+    assert main(lines[-2].split()[4:]) == 0
+
+
+@pytest.mark.parametrize("verdict", ["good", "doubtful"])
+def test_behind_another_card_comes_ppo(verdict: str, trained: Path) -> None:
+    mark(verdict)
+    assert list(parsed_stage(["--config", "reward.yaml"]).following()) == [
+        "next: python -m rlhf_forge fit --config ppo.yaml --run x"
+    ]
 
 
 def test_an_export_carries_the_card(trained: Path) -> None:

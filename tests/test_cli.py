@@ -155,10 +155,13 @@ def test_fit_ends_with_where_things_are_and_the_next_command(
     out, err = capsys.readouterr()
     assert out == ""
     folder = f"lightning_logs/x/{stage}"
-    assert err.splitlines()[-3:] == [
+    lines = err.splitlines()
+    start = lines.index(f"artefact: {folder}/artefact")
+    assert [*lines[start : start + 2], lines[-1]] == [
         f"artefact: {folder}/artefact",
         f"logs: {folder}",
-        f"next: python -m rlhf_forge fit --config mine/{following}.yaml --run x",
+        f"{'then' if stage == 'reward' else 'next'}: "  # two steps make no good reward model
+        f"python -m rlhf_forge fit --config mine/{following}.yaml --run x",
     ]
 
 

@@ -63,7 +63,6 @@ QUIETLY: dict[str, dict[str, bool]] = {
     "test": {"verbose": False},
     "predict": {"return_predictions": False},
 }
-AFTER = {"sft": "reward", "reward": "ppo"}
 
 
 class ForgeCLI(ParsedStage):
@@ -263,9 +262,7 @@ class ForgeCLI(ParsedStage):
         """Say what to type next."""
         if self.config.trainer.fast_dev_run:
             return
-        chat = f"python -m rlhf_forge chat {self.folder / 'artefact'}"
-        following = AFTER.get(self.stage)
-        sys.stderr.write(f"next: {self.command_of(following) if following else chat}\n")
+        sys.stderr.writelines(f"{line}\n" for line in self.following())
 
     def _end_the_others(self) -> None:
         """End the processes that Lightning has started: they would wait for this one."""

@@ -1,5 +1,6 @@
 """The config of a stage as parsed, with nothing instantiated and nothing run."""
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -18,6 +19,7 @@ from rlhf_forge.config_files import command_for, found_configs
 from rlhf_forge.data.format import Kind
 from rlhf_forge.data.module import PreferenceDataModule
 from rlhf_forge.errors import UserError
+from rlhf_forge.evaluation.report_card import read_report
 from rlhf_forge.fingerprint import dependencies_of, fingerprint_of
 from rlhf_forge.run_folder import stage_folder
 from rlhf_forge.stage_config import (
@@ -35,6 +37,8 @@ from rlhf_forge.stage_config import (
 from rlhf_forge.stage_parser import StageParser, add_class_arguments, add_run_arguments
 from rlhf_forge.watch_settings import WatchSettings
 
+FORGE = "python -m rlhf_forge"
+AFTER = {"sft": "reward", "reward": "ppo"}
 # PPO learns from responses, and a reward model is scaled on some.
 SAMPLING_STAGES = frozenset({"reward", "ppo"})
 
@@ -142,6 +146,28 @@ class ParsedStage(LightningCLI):
     def command_of(self, stage: str) -> str:
         """What to type to train another stage of this run."""
         return command_for(stage, self.typed, run=self.config.run)
+
+    def following(self) -> Iterator[str]:
+        """What to type once this stage is trained, in lines; what stands in the way of it first.
+
+        Raises:
+            UserError: If the report card of a reward model is broken.
+        """
+        artefact, after = self.folder / "artefact", AFTER.get(self.stage)
+        if after is None:
+            yield f"next: {FORGE} chat {artefact}"
+            return
+        card = read_report(artefact) if self.stage == "reward" else None
+        word = "next"
+        if card is not None and card.verdict == "bad":
+            yield "PPO refuses a bad report card unless model.init_args.accept_bad_card is true:"
+            yield "better pairs, or more of them, or more steps first"
+            named = (
+                f"--map.{key}={column}" for key, column in (self.config.data.map or {}).items()
+            )
+            yield f"next: {FORGE} inspect-data {shlex.join([self.config.data.path, *named])}"
+            word = "then"
+        yield f"{word}: {self.command_of(after)}"
 
     def module(self) -> Any:
         """The stage's module, without weights."""
