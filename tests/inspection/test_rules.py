@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 
 from rlhf_forge.errors import UserError
+from rlhf_forge.inspection.inspect import LEAST_CASES
 from rlhf_forge.inspection.rules import BY_CODE, RULES
 from rlhf_forge.inspection.selection import rule_of, selected, worst
+from rlhf_forge.inspection.tendencies import LEAST_PAIRS
 
 PAGE = Path(__file__).parents[2] / "docs" / "inspect-data.md"
 SECTION = re.compile(r"^#### (PREF\d+) (\S+)\n\n\*(.+?)\.\* (.+?)(?=\n\n#|\Z)", re.M | re.S)
@@ -29,6 +31,19 @@ def test_the_page_says_of_every_rule_what_the_code_says() -> None:
         )
         for rule in RULES
     }
+
+
+@pytest.mark.parametrize(
+    ("code", "least"),
+    [
+        ("PREF401", LEAST_PAIRS),
+        ("PREF402", LEAST_PAIRS),
+        ("PREF403", LEAST_CASES),
+        ("PREF503", LEAST_PAIRS),
+    ],
+)
+def test_a_rule_that_is_silent_on_few_pairs_says_how_many_it_needs(code: str, least: int) -> None:
+    assert f"{least} pairs" in rule_of(code).why
 
 
 def test_a_beginning_selects_all_codes_that_begin_so() -> None:

@@ -192,7 +192,7 @@ RULES = (
         False,
         "Whoever always prefers the longer answer (or always the shorter) agrees with more than "
         "60 % of the labels, by the near end of the 95 % interval. A reward model will learn it, "
-        "and PPO will write at length (or hardly at all).",
+        "and PPO will write at length (or hardly at all). Below 30 pairs nothing is said.",
     ),
     Rule(
         "PREF402",
@@ -200,7 +200,8 @@ RULES = (
         "warning",
         False,
         "Where just one of the answers refuses, uses markdown, or begins with a stock phrase, that "
-        "alone predicts more than 60 % of the labels, by the near end of the interval.",
+        "alone predicts more than 60 % of the labels, by the near end of the interval. Where fewer "
+        "than 30 pairs differ in a thing, nothing is said of it.",
     ),
     Rule(
         "PREF403",
@@ -209,7 +210,8 @@ RULES = (
         False,
         "A model that never saw the pair puts less than 0.1 on its label. By default the model is "
         "a logistic regression on words, fitted on the other folds: cheap and weak; --reward "
-        "takes a reward model. Read these before anything else; many are hard, not wrong.",
+        "takes a reward model. Read these before anything else; many are hard, not wrong. Below "
+        "200 pairs no model is asked.",
     ),
     Rule(
         "PREF501",
@@ -236,7 +238,8 @@ RULES = (
         False,
         "The answers of a source do not end as those of the others do: they lack the end token "
         "that the others carry, or break off in the middle of a sentence. The reward model learns "
-        "to tell the source by it, and the policy never to end.",
+        "to tell the source by it, and the policy never to end. Asked of sources with 30 pairs or "
+        "more, where all others together have as many.",
     ),
 )
 BY_CODE = {rule.code: rule for rule in RULES}
