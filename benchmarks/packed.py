@@ -22,7 +22,6 @@ from typing import get_args
 
 import torch
 from torch import Tensor
-from transformers.utils.logging import disable_progress_bar
 from work import PROMPT, RESPONSE, SIZES, Size, write_work
 
 from rlhf_forge.backbone import prefixes
@@ -55,7 +54,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=40, help="for each size and precision")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    disable_progress_bar()  # type: ignore[no-untyped-call]
     for table in arguments.tables:
         print(HEADS[table], flush=True)
         for name in arguments.sizes:

@@ -20,7 +20,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from throughput import Clock, fit, modules_of
 from torch.profiler import ProfilerActivity, profile
-from transformers.utils.logging import disable_progress_bar
 from typing_extensions import override
 from work import SIZES, Size, write_work
 
@@ -94,7 +93,6 @@ def main() -> None:
     parser.add_argument("--operations", type=int, default=0, help="show this many, too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     print(

@@ -27,7 +27,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from transformers.utils.logging import disable_progress_bar
 from typing_extensions import override
 from work import SIZES, Size, write_work
 
@@ -114,7 +113,6 @@ def main() -> None:
     """Measure, print, write."""
     arguments = parsed()
     torch.set_num_threads(arguments.threads)
-    disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     load_before = os.getloadavg()[0]

@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from rlhf_forge.toy_world.tokenizer import train_tokenizer
 
+# Of whatever benchmark imports this.
+disable_progress_bar()  # type: ignore[no-untyped-call]
 ROWS = 512
 SYLLABLES = [first + vowel for first in "bdfgklmnprstvz" for vowel in "aeiou"]
 

@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     without a traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # transformers and the hub ask once, when they are imported: nobody can act on their bars.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         status = _dispatch(arguments)
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -249,3 +250,11 @@ def test_sentencepiece_s_own_file_goes_along(base: Path, tmp_path: Path) -> None
     run = write_run(tmp_path / "run", base=pieces)
     export(run / "sft" / "artefact", tmp_path / "out", to="ollama")
     assert (tmp_path / "out" / "tokenizer.model").read_bytes() == b"pieces"
+
+
+def test_nobody_is_shown_the_bars_of_transformers(run: Path, tmp_path: Path) -> None:
+    words = ["export", str(run / "ppo" / "artefact"), str(tmp_path / "out"), "--merge"]
+    command = [sys.executable, "-m", "rlhf_forge", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "merged against base + adapter" in done.stderr
+    assert not [bar for bar in ("Loading weights", "Writing model shards") if bar in done.stderr]
