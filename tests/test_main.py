@@ -117,7 +117,7 @@ def test_a_missing_config_lists_those_that_exist_and_the_nearest(
 ) -> None:
     error, hint = told(["fit", "--config", "quickstart/sfx.yaml"], capsys)
     assert "no such file: quickstart/sfx.yaml" in error
-    assert "quickstart/sft.yaml, reward.yaml, sft.yaml" in error
+    assert "quickstart/ppo.yaml, quickstart/reward.yaml, quickstart/sft.yaml" in error
     assert hint == "did you mean quickstart/sft.yaml?"
 
 

@@ -30,8 +30,21 @@ def test_a_bare_name_with_its_folder_is_found(folder: Path) -> None:
 def test_a_miss_lists_what_exists_and_names_the_nearest(folder: Path) -> None:
     with pytest.raises(UserError) as caught:
         find_config("mine/pppo.yaml")
-    assert "mine/ppo.yaml, " in str(caught.value)
+    assert str(caught.value) == "--config: no such file: mine/pppo.yaml; shipped: mine/ppo.yaml"
     assert caught.value.hint == "did you mean mine/ppo.yaml?"
+
+
+@pytest.mark.parametrize("name", ["what", "where/what"])
+def test_a_miss_in_no_folder_lists_the_names_at_the_top_and_the_folders(
+    name: str, folder: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        find_config(name)
+    assert str(caught.value) == (
+        f"--config: no such file: {name}; shipped: dpo.yaml, ppo.yaml, reward.yaml, sft.yaml, "
+        "24GiB/, hh/, mine/, quickstart-compare/, quickstart/"
+    )
+    assert caught.value.hint == "`python -m rlhf_forge configs` says what each is for"
 
 
 def test_a_folder_is_found_with_and_without_configs_before_it(folder: Path) -> None:

@@ -52,6 +52,19 @@ def test_configs_of_the_project_hide_the_shipped_ones_of_the_same_name(
     assert "quickstart/ppo.yaml" in [row[0] for row in rows]
 
 
+def test_on_a_terminal_configs_stays_within_its_width(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs()
+    whole = capsys.readouterr().out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    configs()
+    wrapped = capsys.readouterr().out
+    assert max(map(len, wrapped.splitlines())) <= 80
+    assert wrapped.split() == whole.split()
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = NO_TORCH.format(words=COMMANDS)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

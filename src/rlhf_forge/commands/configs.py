@@ -1,6 +1,11 @@
 """``configs``: list the presets."""
 
+import sys
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import wrap
+
+LEAST_WIDTH = 20
 
 
 def configs() -> int:
@@ -11,9 +16,12 @@ def configs() -> int:
     for folder in config_folders():
         for path in sorted(folder.rglob("*.yaml")):
             found.setdefault(path.relative_to(folder).as_posix(), _purpose(path))
-    width = max((len(name) for name in found), default=0)
+    indent = max((len(name) for name in found), default=0) + 2
+    # Read by people it fits their terminal; read by programs it is a line for each.
+    columns = get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     for name, purpose in sorted(found.items()):
-        print(f"{name:<{width}}  {purpose}".rstrip())
+        lines = wrap(purpose, max(columns - indent, LEAST_WIDTH)) or [""]
+        print(f"{name:<{indent}}" + f"\n{'':{indent}}".join(lines))
     return 0
 
 
