@@ -5,7 +5,17 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import (
+    BatchesProcessedColumn,
+    CustomBarColumn,
+)
+from rich import get_console
+from rich.progress import TextColumn, TimeRemainingColumn
 from typing_extensions import override
+
+WIDEST_BAR, NARROWEST_BAR = 40, 8
+BESIDE_THE_BAR = 68
+"""Columns that stage, numbers, time and metrics take; a line that is cut in two cannot be read."""
 
 
 class ForgeProgressBar(RichProgressBar):
@@ -15,6 +25,26 @@ class ForgeProgressBar(RichProgressBar):
         super().__init__(console_kwargs={"stderr": True})
         self.tokens = 0.0
         self.started = 0.0
+
+    @override
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        left = get_console().width - BESIDE_THE_BAR
+        return [
+            TextColumn("[progress.description]{task.description}"),
+            CustomBarColumn(
+                bar_width=min(max(left, NARROWEST_BAR), WIDEST_BAR),
+                complete_style=self.theme.progress_bar,
+                finished_style=self.theme.progress_bar_finished,
+                pulse_style=self.theme.progress_bar_pulse,
+            ),
+            BatchesProcessedColumn(style=self.theme.batch_progress),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        ]
+
+    @property
+    @override
+    def validation_description(self) -> str:
+        return "val"
 
     @override
     def _get_train_description(self, current_epoch: int) -> str:
@@ -44,8 +74,17 @@ class ForgeProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        shown = super().get_metrics(trainer, pl_module)
-        shown.pop("v_num", None)
+        logged = super().get_metrics(trainer, pl_module)
+        logged.pop("v_num", None)
+        shown = {_short(name): value for name, value in logged.items()}
+        if "accuracy" in shown:
+            shown.pop("loss", None)
         if self.tokens:
             shown["tokens/s"] = f"{self.tokens / (time.perf_counter() - self.started):.0f}"
         return shown
+
+
+def _short(name: str) -> str:
+    """A metric's name where the stage stands beside it."""
+    kind, _, rest = name.partition("/")
+    return "val" if kind == "val" else rest or kind
