@@ -18,6 +18,8 @@ from typing import Any
 from quickstart import LOGS, RESULTS, ROOT, commit
 
 RUN = "hh"
+NEW_RATE = "2026-11-26"
+"""From when on the reward model has learnt with the quickstart's present rate."""
 
 
 def main() -> None:
@@ -67,6 +69,7 @@ def page(found: dict[str, Any]) -> str:
     seconds = ", ".join(f"{stage} {spent:.0f}" for stage, spent in found["seconds"].items())
     lines += [
         "",
+        *of_the_old_rate(found["date"]),
         *shrunk(found["models"]),
         f"PPO over SFT: {gain['gold']:+.2f} (se {gain['se']:.2f}), wins {wins['ppo_vs_sft']:.0%} "
         f"({wins['low']:.0%} to {wins['high']:.0%}).",
@@ -83,6 +86,18 @@ def page(found: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def of_the_old_rate(date: str) -> list[str]:
+    """Which settings the numbers are of, where they are not the present ones."""
+    if date >= NEW_RATE:
+        return []
+    return [
+        "**These numbers are of a reward model with the rate 2.5e-3 behind 5 steps of warm-up**, "
+        f"which its config had until {NEW_RATE}. It has the quickstart's 1.5e-3 behind 20 steps "
+        "since, and was not run again.",
+        "",
+    ]
 
 
 def shrunk(models: dict[str, Any]) -> list[str]:

@@ -1,9 +1,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rlhf_forge.errors import UserError
 from rlhf_forge.presets import config_folders, find_config, find_config_folder
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 @pytest.fixture
@@ -61,3 +64,18 @@ def test_a_missing_folder_is_refused_with_one_that_exists(folder: Path) -> None:
 
 def test_the_projects_own_configs_come_first() -> None:
     assert config_folders()[0] == Path("configs")
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+def test_the_chain_on_real_data_differs_from_the_quickstart_in_data_lengths_and_steps_alone(
+    stage: str,
+) -> None:
+    sides = []
+    for chain in ("quickstart", "hh"):
+        model = yaml.safe_load((CONFIGS / chain / f"{stage}.yaml").read_text())["model"]
+        arguments = model["init_args"]
+        for key in ("total_steps", "total_iterations", "sampling", "rollout", "accept_bad_card"):
+            arguments.pop(key, None)
+        arguments.get("updates", {}).pop("minibatch_size", None)
+        sides.append(model)
+    assert sides[0] == sides[1]
