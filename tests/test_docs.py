@@ -7,6 +7,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from importlib import import_module
 from itertools import dropwhile
 from pathlib import Path
@@ -325,3 +326,12 @@ def test_architecture_md_has_every_floor_in_its_place() -> None:
     for line, layer in zip(lines.splitlines(), layers, strict=False):
         named = re.findall(r"`(\w+)/?`", line.split("|")[1])
         assert set(layer.split(" | ")) <= set(named)
+
+
+def test_what_the_pages_export_is_no_part_of_the_project() -> None:
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    targets = {words[5] for _, words in all_commands() if words[:4] == [*OURS[0], "export"]}
+    assert targets
+    for target in targets:
+        folder = f"{target.split('/')[0]}/"
+        assert any(fnmatch(folder, pattern) for pattern in ignored), folder
