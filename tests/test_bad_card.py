@@ -120,7 +120,7 @@ def test_reward_training_writes_the_card_and_says_and_logs_its_verdict(
 def test_behind_a_bad_card_the_data_is_looked_at_before_ppo_is_named(
     typed: list[str], trained: Path
 ) -> None:
-    lines = list(parsed_stage(["--config", "reward.yaml", *typed]).following())
+    lines = list(parsed_stage(["--config", "reward.yaml", *typed]).following("pairs"))
     assert KEY in lines[0]
     assert lines[-2:] == [
         "next: python -m rlhf_forge inspect-data pairs.jsonl" + " --map.prompt=prompt" * len(typed),
@@ -132,7 +132,7 @@ def test_behind_a_bad_card_the_data_is_looked_at_before_ppo_is_named(
 @pytest.mark.parametrize("verdict", ["good", "doubtful"])
 def test_behind_another_card_comes_ppo(verdict: str, trained: Path) -> None:
     mark(verdict)
-    assert list(parsed_stage(["--config", "reward.yaml"]).following()) == [
+    assert list(parsed_stage(["--config", "reward.yaml"]).following("pairs")) == [
         "next: python -m rlhf_forge fit --config ppo.yaml --run x"
     ]
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from rlhf_forge.__main__ import main
 from rlhf_forge.cli import ForgeCLI
+from rlhf_forge.data.format import Kind
 from rlhf_forge.parsed_stage import parsed_stage
 from tests.backbone.test_bitsandbytes_guard import AVX512_BF16_CPU, FAKE_KERNELS
 from tests.tiny_project import QUIET, STAGES, told
@@ -180,6 +181,19 @@ def test_the_next_command_takes_the_data_along_that_was_typed(typed: list[str]) 
         "python -m rlhf_forge fit --config quickstart/reward.yaml "
         "--data.path 'my pairs.jsonl' --run mine"
     )
+
+
+def test_the_reward_model_is_not_told_to_learn_from_demonstrations() -> None:
+    typed = ["--config", "quickstart/sft.yaml", "--run", "mine"]
+    named = [*typed, "--data.path", "mine.jsonl"]
+    words = "next: python -m rlhf_forge fit --config quickstart/reward.yaml"
+    cases: list[tuple[list[str], Kind, str]] = [
+        (named, "demonstrations", " --data.path PAIRS"),
+        (named, "pairs", " --data.path mine.jsonl"),
+        (typed, "demonstrations", ""),
+    ]
+    for arguments, gives, data in cases:
+        assert list(parsed_stage(arguments).following(gives)) == [f"{words}{data} --run mine"]
 
 
 def test_after_ppo_comes_the_chat(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -262,7 +262,7 @@ class ForgeCLI(ParsedStage):
         """Say what to type next."""
         if self.config.trainer.fast_dev_run:
             return
-        sys.stderr.writelines(f"{line}\n" for line in self.following())
+        sys.stderr.writelines(f"{line}\n" for line in self.following(self.datamodule.gives))
 
     def _end_the_others(self) -> None:
         """End the processes that Lightning has started: they would wait for this one."""

@@ -133,7 +133,9 @@ def name_of(path: Path) -> str | None:
     return stage and str(read_config(path).get("name") or stage)
 
 
-def command_for(stage: str, typed: Sequence[str], *, run: str) -> str:
+def command_for(
+    stage: str, typed: Sequence[str], *, run: str, data_instead: str | None = None
+) -> str:
     """What to type to train a stage with the config that lies beside the one that was typed.
 
     Data that was typed goes along: the config beside names other data, such as the toy world's.
@@ -142,6 +144,7 @@ def command_for(stage: str, typed: Sequence[str], *, run: str) -> str:
         stage: Which.
         typed: The command line of the present stage.
         run: Name of the run.
+        data_instead: Named in place of typed data that the stage could not use.
     """
     name = f"{stage.upper()}.yaml"
     for config in _typed_behind(("--config", "-c"), typed):
@@ -149,7 +152,8 @@ def command_for(stage: str, typed: Sequence[str], *, run: str) -> str:
             with suppress(UserError):  # a broken file is not the one
                 if name_of(path) == stage:
                     name = str(Path(config).with_name(path.name))
-    data = [shlex.quote(path) for path in _typed_behind(("--data.path",), typed)[-1:]]
+    own = _typed_behind(("--data.path",), typed)[-1:]
+    data = [shlex.quote(path if data_instead is None else data_instead) for path in own]
     return " ".join(
         [
             f"python -m rlhf_forge fit --config {name}",

@@ -143,12 +143,16 @@ class ParsedStage(LightningCLI):
         samples = self.stage in SAMPLING_STAGES or self.word == "predict"
         return mistakes_in_lengths(self.config, context=context, samples=samples)
 
-    def command_of(self, stage: str) -> str:
-        """What to type to train another stage of this run."""
-        return command_for(stage, self.typed, run=self.config.run)
+    def command_of(self, stage: str, *, data_instead: str | None = None) -> str:
+        """What to type to train another stage of this run; see `command_for`."""
+        return command_for(stage, self.typed, run=self.config.run, data_instead=data_instead)
 
-    def following(self) -> Iterator[str]:
+    def following(self, gives: Kind | None) -> Iterator[str]:
         """What to type once this stage is trained, in lines; what stands in the way of it first.
+
+        Args:
+            gives: What the stage's data holds, if that is known: a pair makes a demonstration, and
+                a demonstration no pair.
 
         Raises:
             UserError: If the report card of a reward model is broken.
@@ -167,7 +171,8 @@ class ParsedStage(LightningCLI):
             )
             yield f"next: {FORGE} inspect-data {shlex.join([self.config.data.path, *named])}"
             word = "then"
-        yield f"{word}: {self.command_of(after)}"
+        instead = "PAIRS" if after == "reward" and gives not in {None, "pairs"} else None
+        yield f"{word}: {self.command_of(after, data_instead=instead)}"
 
     def module(self) -> Any:
         """The stage's module, without weights."""

@@ -238,7 +238,7 @@ def test_other_commands_take_the_artefact(
     assert "policy wins" in capsys.readouterr().out
     monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
     assert main(["chat", artefact, "--max_new_tokens", "4"]) == 0
-    assert "1 lines, answered by dpo" in capsys.readouterr().err
+    assert "1 line, answered by dpo" in capsys.readouterr().err
 
 
 def test_the_metrics_of_a_step_are_its_own_names(after_sft: Path) -> None:

@@ -61,7 +61,7 @@ def _answer_lines(speaker: "Speaker", lines: TextIO, out: TextIO) -> None:
         out.write(text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r") + "\n")
         out.flush()
     skipped = f", {empty} empty" if empty else ""
-    sys.stderr.write(f"{count} lines{skipped}, answered by {speaker.role}\n")
+    sys.stderr.write(f"{count} line{'s' * (count != 1)}{skipped}, answered by {speaker.role}\n")
 
 
 def _talk(speaker: "Speaker", lines: TextIO, out: TextIO) -> None:

@@ -153,6 +153,11 @@ class PreferenceDataModule(LightningDataModule):
         more = f", {left_out} more left out by data.validation_limit"
         return told + (more if left_out else "")
 
+    @property
+    def gives(self) -> Kind | None:
+        """What the source holds, whatever it is used as; None before `setup`."""
+        return self.train.form.gives if hasattr(self, "train") else None
+
     def fingerprint(self) -> str:
         """SHA-256 over the tokens that are trained on, in order; after `setup`."""
         return self.train.fingerprint()
