@@ -77,7 +77,9 @@ def fuzz(
     command = [arguments.schemathesis, "run", str(document), "--url", url]
     command += ["--checks", ",".join(CHECKS), "--phases", "coverage,fuzzing"]
     command += ["--max-examples", str(arguments.examples), "--seed", str(arguments.seed)]
-    return subprocess.run([*command, "--request-timeout", "60"], capture_output=True, text=True)
+    command += ["--request-timeout", "60"]
+    # It leaves a cache in the folder that it is run in.
+    return subprocess.run(command, cwd=document.parent, capture_output=True, text=True)
 
 
 def narrowed(schema: Any) -> Any:
