@@ -16,6 +16,7 @@ from rlhf_forge.backbone.attention import attention_for
 from rlhf_forge.backbone.bitsandbytes_guard import import_bitsandbytes
 from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.backbone.freed_memory import keep_freed_memory
+from rlhf_forge.backbone.kernel_caches import keep_few_kernels
 from rlhf_forge.errors import UserError
 from rlhf_forge.hub import SECOND_COPIES, base_folder, tokenizer_folder
 
@@ -30,6 +31,7 @@ def load_base(config: BackboneConfig, device: torch.device) -> PreTrainedModel:
     require_weights(config.path, folder)
     if device.type == "cpu":
         keep_freed_memory()
+        keep_few_kernels()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **_options(config, device))
     except (OSError, ValueError, SafetensorError) as error:
