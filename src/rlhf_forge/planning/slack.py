@@ -7,6 +7,7 @@ allocated is the tensors and nothing else; how much more it holds is from one ru
 
 from typing import NamedTuple
 
+from rlhf_forge.backbone.kernel_caches import KERNELS_KEPT
 from rlhf_forge.planning.setup import Setup
 
 MIB = 2**20
@@ -36,12 +37,14 @@ class Slack(NamedTuple):
 
 
 # Of the activations on a CPU. Pairs have blocks of whole rows and of rows that go on from them, so
-# sizes differ more from step to step; bf16 compiles a kernel for each new shape besides.
+# sizes differ more from step to step; compiled kernels of bf16 lie between them.
 CPU_PIECES = {"sft": 1.05, "reward": 1.15, "dpo": 1.15, "ppo": 1.1}
 HIGHEST = 1.25
 MORE_PIECES = {"fp32": 0.0, "bf16": 0.15, "nf4": 0.15}
 WHOLE = Factors(1.0, 1.02)
 LIBRARIES = (10 * MIB, 40 * MIB, 200 * MIB)
+# Of bf16 products on a CPU, half a MiB each; a run with few shapes compiles less.
+KERNELS = (0, KERNELS_KEPT * MIB // 2, KERNELS_KEPT * MIB // 2)
 CUDA = Slack(WHOLE, Factors(1.0, 1.2), "CUDA context", (350 * MIB, 500 * MIB, 900 * MIB))
 
 
@@ -50,4 +53,7 @@ def slack_of(setup: Setup) -> Slack:
     if setup.cuda:
         return CUDA
     expected = CPU_PIECES[setup.stage] + MORE_PIECES[setup.precision]
-    return Slack(WHOLE, Factors(expected, HIGHEST * expected), "libraries", LIBRARIES)
+    kernels = (0, 0, 0) if setup.precision == "fp32" else KERNELS
+    low, middle, high = (sum(pair) for pair in zip(LIBRARIES, kernels, strict=True))
+    pieces = Factors(expected, HIGHEST * expected)
+    return Slack(WHOLE, pieces, "libraries", (low, middle, high))
