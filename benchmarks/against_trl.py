@@ -6,7 +6,8 @@ Makes its own environment for TRL in the lab folder (pinned; never a dependency 
 work of peers/make_work.py, and runs ours and TRL's at its best settings A B A B: threads, batch
 sizes, adapter and optimiser are the same. Then, in each turn, ceiling.py. Prints the ratios with
 their spread and writes benchmarks/results/against-trl-<date>.json, row by row. A quiet machine is
-needed; the load is written down.
+needed; the load is written down. Rows come in another order on each side, so tokens are to be
+compared before samples.
 """
 
 import argparse
@@ -199,7 +200,7 @@ def environment(arguments: argparse.Namespace) -> dict[str, str]:
 def line_of(row: dict[str, Any]) -> str:
     """Ours over TRL's and over the ceiling: median of the turns, the least and the most."""
     cells = []
-    for name in ("samples_per_s", "tokens_per_cpu_s", "memory_mib"):
+    for name in ("samples_per_s", "tokens_per_s", "tokens_per_cpu_s", "memory_mib"):
         cells.append(
             spread(name, [turn["ours"][name] / turn["trl"][name] for turn in row["turns"]])
         )
