@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -64,7 +65,6 @@ class PreferenceDataModule(LightningDataModule):
 
     Attributes:
         template: Renders every conversation of the run; there after `setup`.
-        train: The training examples; there after `setup`.
         held_out: The held-out examples; there after `setup`.
         on_bad: What is done about a record that cannot be used.
     """
@@ -107,12 +107,11 @@ class PreferenceDataModule(LightningDataModule):
         self.kind: Kind = kind
         self.consumed = 0
         self.template: ChatTemplate
-        self.train: Loaded
         self.held_out: list[Example]
 
     @override
     def setup(self, stage: str) -> None:
-        if hasattr(self, "train"):
+        if hasattr(self, "held_out"):
             return
         lines = self.read()
         if stage == "fit":
@@ -125,13 +124,12 @@ class PreferenceDataModule(LightningDataModule):
             What there is to say of it, in lines.
         """
         self.template = load_template(self.tokenizer_name, self.chat_template)
-        sources = [self._load(self.path, self.split)]
-        if self.validation is not None or is_function(self.path):
+        sources = [self._source] if stage == "fit" else []
+        if self._holds_out_another:
             sources.append(self._load(self.validation or self.path, self.validation_split))
-            loaded, held_out = sources[0], sources[1].examples
+            held_out = sources[-1].examples
         else:
-            loaded, held_out = split_held_out(sources[0], self.validation_fraction)
-        self.train = replace(loaded, examples=weighted_by_group(loaded.examples))
+            _, held_out = self._split
         self.held_out = weighted_by_group(held_out[: self.validation_limit])
         return self._told(sources, left_out=len(held_out) - len(self.held_out))
 
@@ -147,6 +145,29 @@ class PreferenceDataModule(LightningDataModule):
             )
         if len(sources) > 1 and (both := on_both_sides(self.train.examples, self.held_out)):
             yield f"data: the prompts of {both} held-out records are trained on too"
+
+    @cached_property
+    def train(self) -> Loaded:
+        """The training examples; after `setup`.
+
+        They are read with the first look at them: where another source is held out, an evaluation
+        has none.
+        """
+        loaded = self._source if self._holds_out_another else self._split[0]
+        return replace(loaded, examples=weighted_by_group(loaded.examples))
+
+    @cached_property
+    def _source(self) -> Loaded:
+        return self._load(self.path, self.split)
+
+    @cached_property
+    def _split(self) -> tuple[Loaded, list[Example]]:
+        """What is trained on, and what is held out of the same source."""
+        return split_held_out(self._source, self.validation_fraction)
+
+    @property
+    def _holds_out_another(self) -> bool:
+        return self.validation is not None or is_function(self.path)
 
     def _counts(self, *, left_out: int) -> str:
         told = f"data: {len(self.train.examples)} to train on, {len(self.held_out)} held out"

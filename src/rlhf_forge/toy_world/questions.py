@@ -5,6 +5,7 @@ known wordings. The base has read both; no later stage trains on either.
 """
 
 import random
+from functools import cache
 from typing import Literal, NamedTuple
 
 from rlhf_forge.toy_world import world
@@ -37,6 +38,11 @@ def draw_question(split: Split, rng: random.Random) -> Question:
 
 def _ask(skill: world.Skill, rng: random.Random, *, held_out: HeldOut | None) -> Question:
     wordings = skill.held_out_wordings if held_out == "wording" else skill.wordings
-    wanted = held_out == "fact"
-    fact = rng.choice([fact for fact in skill.facts if world.is_held_out(fact) == wanted])
+    fact = rng.choice(_facts(skill.name, held_out=held_out == "fact"))
     return Question(rng.choice(wordings).format(*fact.slots), fact, held_out)
+
+
+@cache
+def _facts(skill: str, *, held_out: bool) -> list[world.Fact]:
+    facts = world.SKILLS[skill].facts
+    return [fact for fact in facts if world.is_held_out(fact) == held_out]
