@@ -42,6 +42,10 @@ def test_a_run_is_evaluated_with_all_its_roles(trained: Path) -> None:
     assert len(evaluator.prompts) == len(evaluator.pairs) == 10
 
 
+def test_as_many_rows_are_generated_at_once_as_the_policy_samples(trained: Path) -> None:
+    assert opened("--model.init_args.rollout.max_rows", "3").max_rows == 3
+
+
 def test_without_a_judge_the_functions_that_rewarded_the_policy_judge_it(trained: Path) -> None:
     function = ["--model.init_args.reward", f"{__name__}:letters"]
     evaluator = opened(*function, without=frozenset({"reward"}))

@@ -55,6 +55,11 @@ def rows(*, seed: int, split: str) -> list[dict[str, Any]]:
     return [{"prompt": f"{split} {seed} {n}?", "completion": f"{n}."} for n in range(10)]
 
 
+def held_out_alone(*, seed: int, split: str) -> list[dict[str, Any]]:
+    assert split == "validation"
+    return rows(seed=seed, split=split)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     mistral_tokenizer().save_pretrained(tmp_path / "base")
@@ -99,6 +104,18 @@ def test_every_record_is_trained_on_or_held_out(folder: Path) -> None:
     data = ready(folder)
     assert data.held_out
     assert len(data.train.examples) + len(data.held_out) == 40
+
+
+def test_where_another_split_is_held_out_training_records_are_read_with_the_first_look_at_them(
+    folder: Path,
+) -> None:
+    data = data_module(folder, path=f"{__name__}:held_out_alone")
+    data.setup("validate")
+    assert len(data.held_out) == 10
+    with pytest.raises(UserError, match="held_out_alone"):
+        _ = data.train
+    with pytest.raises(UserError, match="held_out_alone"):
+        ready(folder, path=f"{__name__}:held_out_alone")
 
 
 def test_setting_up_prints_format_counts_and_an_example_to_stderr(

@@ -90,6 +90,7 @@ def evaluator_of(
         pairs=cast("list[PairExample]", scored.data().held_out if scored else []),
         sampling=module.sampling,
         settings=settings,
+        max_rows=module.max_rows,
         has_sft="reference" in artefacts,
         reward=reward or MODEL_ALONE,
         policies=roles,

@@ -48,10 +48,11 @@ def answer(
     sampling: Sampling,
     *,
     seed: int,
+    max_rows: int = MAX_ROWS,
 ) -> list[Response]:
     """Responses of ``role``; row r's randomness is a function of (seed, r)."""
     requests = [Request(p.tokens, role, (seed, row)) for row, p in enumerate(prompts)]
-    return generate(backbone, requests, sampling, template.eos_ids, max_rows=MAX_ROWS)
+    return generate(backbone, requests, sampling, template.eos_ids, max_rows=max_rows)
 
 
 def sampled_answers(
@@ -63,9 +64,10 @@ def sampled_answers(
     *,
     seed: int,
     kl_from: str = "reference",
+    max_rows: int = MAX_ROWS,
 ) -> Answers:
     """Responses of ``role`` with their KL from the role ``kl_from``."""
-    responses = answer(backbone, role, prompts, template, sampling, seed=seed)
+    responses = answer(backbone, role, prompts, template, sampling, seed=seed, max_rows=max_rows)
     texts = [template.decode(response.tokens) for response in responses]
     if sampling.temperature == 0:
         return Answers(texts, responses, None)

@@ -12,6 +12,7 @@ from rlhf_forge.data.render import ChatTemplate
 from rlhf_forge.data.tokenize import PairExample, PromptExample
 from rlhf_forge.evaluation.judges import Judgement, annotate
 from rlhf_forge.evaluation.policies import (
+    MAX_ROWS,
     Answers,
     answer,
     asked_of,
@@ -64,6 +65,7 @@ class Evaluator:
         pairs: Held out; may be empty.
         sampling: Of PPO's rollouts.
         settings: Of the evaluation.
+        max_rows: Rows generated at once.
         has_sft: Whether the reference is SFT's.
         reward: What the first policy was rewarded by; its model is in the role reward.
         policies: The role of each policy that started at the reference; the run's own one first.
@@ -75,6 +77,7 @@ class Evaluator:
     pairs: Sequence[PairExample]
     sampling: Sampling
     settings: EvaluationSettings
+    max_rows: int = MAX_ROWS
     has_sft: bool = True
     reward: Reward = MODEL_ALONE
     policies: Mapping[str, str] = field(default_factory=lambda: {"ppo": "policy"})
@@ -132,14 +135,7 @@ class Evaluator:
 
     def answers(self, role: str) -> Answers:
         """Sampled responses of a role."""
-        return sampled_answers(
-            self.backbone,
-            role,
-            self.prompts,
-            self.template,
-            self.sampling,
-            seed=self.settings.seed,
-        )
+        return self._sampled(role, seed=self.settings.seed)
 
     def judged(self, answers: Answers) -> Judgement:
         """By the judge function, or by the run's reward if there is none."""
@@ -152,6 +148,17 @@ class Evaluator:
             torch.tensor(of_model), lambda: asked_of(self.prompts, answers), when="evaluation"
         )
         return Judgement(scores.tolist(), None)
+
+    def _sampled(self, role: str, *, seed: int) -> Answers:
+        return sampled_answers(
+            self.backbone,
+            role,
+            self.prompts,
+            self.template,
+            self.sampling,
+            seed=seed,
+            max_rows=self.max_rows,
+        )
 
     def _over_start(self, name: str, verdicts: Mapping[str, Judgement]) -> dict[str, Any]:
         """What a policy has gained over the model it started at, paired by prompt."""
@@ -176,7 +183,15 @@ class Evaluator:
 
     def _greedy_accuracy(self, role: str) -> float:
         greedy = replace(self.sampling, temperature=0.0)
-        responses = answer(self.backbone, role, self.prompts, self.template, greedy, seed=0)
+        responses = answer(
+            self.backbone,
+            role,
+            self.prompts,
+            self.template,
+            greedy,
+            seed=0,
+            max_rows=self.max_rows,
+        )
         texts = [self.template.decode(response.tokens) for response in responses]
         verdict = self.judged(Answers(texts, responses, []))
         return mean_of(verdict.correct or []).value
@@ -200,14 +215,7 @@ class Evaluator:
 
     def _on_policy(self, first: Answers, annotator: str) -> PairScores:
         """Two responses of the reference to each prompt, labelled, equal texts left out."""
-        second = sampled_answers(
-            self.backbone,
-            "reference",
-            self.prompts,
-            self.template,
-            self.sampling,
-            seed=self.settings.seed + 1,
-        )
+        second = self._sampled("reference", seed=self.settings.seed + 1)
         rows = [r for r in range(len(self.prompts)) if first.texts[r] != second.texts[r]]
         records = [
             self.prompts[row].record.fields
