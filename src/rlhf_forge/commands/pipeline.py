@@ -45,10 +45,10 @@ def pipeline(
         data_seed: Of the data.
         precision: Hold the base in this precision instead of what the configs say.
     """
+    started = time.perf_counter()  # with the imports: they are seconds too
     from rlhf_forge.commands.evaluation_of_run import settings_of
     from rlhf_forge.presets import find_config_folder
 
-    started = time.perf_counter()
     place = find_config_folder(folder)
     name = run or place.resolve().name
     overrides = ["--run", name, "--seed_everything", str(seed), "--data.seed", str(data_seed)]
