@@ -1,14 +1,14 @@
 """The data of every stage as a LightningDataModule."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from rlhf_forge.data.bad_records import POLICIES, Policy
@@ -20,7 +20,7 @@ from rlhf_forge.data.records import Record
 from rlhf_forge.data.render import ChatTemplate, load_template
 from rlhf_forge.data.sources import require_used
 from rlhf_forge.data.splits import on_both_sides, split_held_out, weighted_by_group
-from rlhf_forge.data.stream import Stream
+from rlhf_forge.data.stream import Positioned, Stream
 from rlhf_forge.data.tokenize import Example
 from rlhf_forge.errors import UserError
 
@@ -64,7 +64,6 @@ class PreferenceDataModule(LightningDataModule):
         UserError: If a number is out of range.
 
     Attributes:
-        template: Renders every conversation of the run; there after `setup`.
         held_out: The held-out examples; there after `setup`.
         on_bad: What is done about a record that cannot be used.
     """
@@ -106,16 +105,16 @@ class PreferenceDataModule(LightningDataModule):
         self.tokenizer_name = tokenizer
         self.kind: Kind = kind
         self.consumed = 0
-        self.template: ChatTemplate
         self.held_out: list[Example]
 
     @override
     def setup(self, stage: str) -> None:
         if hasattr(self, "held_out"):
             return
-        lines = self.read()
         if stage == "fit":
-            show(lines)
+            show(self.read())
+        else:
+            self._hold_out()
 
     def read(self) -> Iterator[str]:
         """Read all of the data and split it.
@@ -123,15 +122,22 @@ class PreferenceDataModule(LightningDataModule):
         Returns:
             What there is to say of it, in lines.
         """
-        self.template = load_template(self.tokenizer_name, self.chat_template)
-        sources = [self._source] if stage == "fit" else []
+        source = self._source
+        others, left_out = self._hold_out()
+        return self._told([source, *others], left_out=left_out)
+
+    def _hold_out(self) -> tuple[list[Loaded], int]:
+        """Read what is held out; where that is another source, the training records are not read.
+
+        Returns:
+            That other source, if there is one, and how many records `validation_limit` leaves out.
+        """
+        others = []
         if self._holds_out_another:
-            sources.append(self._load(self.validation or self.path, self.validation_split))
-            held_out = sources[-1].examples
-        else:
-            _, held_out = self._split
+            others = [self._load(self.validation or self.path, self.validation_split)]
+        held_out = others[0].examples if others else self._split[1]
         self.held_out = weighted_by_group(held_out[: self.validation_limit])
-        return self._told(sources, left_out=len(held_out) - len(self.held_out))
+        return others, len(held_out) - len(self.held_out)
 
     def _told(self, sources: list[Loaded], *, left_out: int) -> Iterator[str]:
         for source in sources:
@@ -145,6 +151,11 @@ class PreferenceDataModule(LightningDataModule):
             )
         if len(sources) > 1 and (both := on_both_sides(self.train.examples, self.held_out)):
             yield f"data: the prompts of {both} held-out records are trained on too"
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """Renders every conversation of the run."""
+        return load_template(self.tokenizer_name, self.chat_template)
 
     @cached_property
     def train(self) -> Loaded:
@@ -177,7 +188,7 @@ class PreferenceDataModule(LightningDataModule):
     @property
     def gives(self) -> Kind | None:
         """What the source holds, whatever it is used as; None before `setup`."""
-        return self.train.form.gives if hasattr(self, "train") else None
+        return self.train.form.gives if hasattr(self, "held_out") else None
 
     def fingerprint(self) -> str:
         """SHA-256 over the tokens that are trained on, in order; after `setup`."""
@@ -276,21 +287,6 @@ def _require_validation_split(split: str, validation: str | None, path: str) -> 
         )
     if validation is not None:
         require_used(key, split, validation, default=VALIDATION_SPLIT)
-
-
-class Positioned(Dataset[tuple[int, Example]]):
-    """Examples under (stream position, number) keys."""
-
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self.examples = examples
-
-    @override
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, Example]:
-        position, number = key
-        return position, self.examples[number]
-
-    def __len__(self) -> int:
-        return len(self.examples)
 
 
 @rank_zero_only

@@ -1,13 +1,14 @@
 """The endless stream of examples: what stands at a position is a function of (seed, position)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 from typing_extensions import override
 
+from rlhf_forge.data.tokenize import Example
 from rlhf_forge.errors import UserError
 from rlhf_forge.randomness import generator
 
@@ -50,3 +51,18 @@ class Stream(Sampler[list[tuple[int, int]]]):
 @lru_cache(maxsize=4)
 def _permutation(seed: int, round_number: int, size: int) -> NDArray[np.int64]:
     return generator(seed, "order", round_number).permutation(size)
+
+
+class Positioned(Dataset[tuple[int, Example]]):
+    """Examples under (stream position, number) keys."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.examples = examples
+
+    @override
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, Example]:
+        position, number = key
+        return position, self.examples[number]
+
+    def __len__(self) -> int:
+        return len(self.examples)
