@@ -41,7 +41,6 @@ def test_what_samples_has_ppos_responses_price_and_updates(name: str) -> None:
         arguments.updates.advantage = ""
         arguments.updates.value_learning_rate = arguments.updates.gae_lambda = 0.0
         arguments.updates.value_clip_range = 1.0
-        arguments.updates.value_warmup_iterations = 0
         spent.config, spent.name = [], ""
     assert other == ppo
 
