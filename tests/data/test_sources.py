@@ -175,8 +175,9 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
         (b"[2]", "a list, where an object is wanted"),
         (b'{"a": "\xff"}', "not UTF-8 text"),
         (b"[" * 100_000, "JSON nested too deep"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "an integer of too many digits"),
     ],
-    ids=range(5),
+    ids=range(6),
 )
 def test_a_broken_line_is_a_row_that_says_why_and_the_rows_around_it_are_read(
     tmp_path: Path, name: str, line: bytes, reason: str
@@ -211,6 +212,7 @@ def test_an_element_of_an_array_that_is_no_object_is_a_broken_row(tmp_path: Path
         ("data.json", b'[{"a": "\xff"}]', ":1: not UTF-8 text"),
         ("data.json", b'[\n{"a": "\n"}]', ":2: broken JSON: Invalid control character at column 8"),
         ("data.json", b"[" * 100_000, ":1: JSON nested too deep"),
+        ("data.json", b"[\n" + b"1" * 5000 + b"]", ":2: an integer of too many digits"),
         ("data.json", b"[]", "empty"),
         ("data.json", b"", "empty"),
         ("data.csv", b"a,b\n1,2\n3\n", ":3: 1 columns, and the header has 2"),

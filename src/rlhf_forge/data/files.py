@@ -20,6 +20,7 @@ BLANK = re.compile(r"\s*")
 UTF8, LATER = "utf-8-sig", "surrogateescape"
 SURROGATE = re.compile("[\ud800-\udfff]")
 NO_TEXT, TOO_DEEP = "not UTF-8 text", "JSON nested too deep"
+TOO_LONG = "an integer of too many digits"
 
 
 def read_file(place: Path) -> Iterator[Row]:
@@ -94,6 +95,8 @@ def _object_in(line: str) -> Any:
         return json.loads(line.rstrip("\r\n"))  # or a column of the next line would be told
     except json.JSONDecodeError as error:
         return BrokenLine(_told(error), line)
+    except ValueError:  # Python reads integers of 4300 digits and no longer ones
+        return BrokenLine(TOO_LONG, line)
     except RecursionError:
         return BrokenLine(TOO_DEEP, line)
 
@@ -120,6 +123,8 @@ def _items(place: Path, text: str, at: int) -> Numbered:
         except json.JSONDecodeError as error:
             message = f"{place}:{error.lineno}: {_told(error)}"
             raise UserError(message, hint="mend the file; one array is read whole") from None
+        except ValueError:
+            raise UserError(f"{place}:{number}: {TOO_LONG}") from None
         except RecursionError:
             raise UserError(f"{place}:{number}: {TOO_DEEP}") from None
         yield number, fields
