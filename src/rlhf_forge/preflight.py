@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,9 +39,14 @@ class Findings(list[UserError]):
         try:
             return check(*arguments, **options)
         except UserError as error:
-            if str(error) not in map(str, self):  # several checks may need the same thing
-                self.append(error)
+            self.note([error])
             return None
+
+    def note(self, mistakes: Iterable[UserError]) -> None:
+        """Add those that are not known: several checks may need the same thing."""
+        for mistake in mistakes:
+            if str(mistake) not in map(str, self):
+                self.append(mistake)
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,9 @@ def read_data(
     if base is None:
         findings.of(_read_only, settings, on_bad)
         return None, Findings([*bad.mistakes(), *findings])
-    data = PreferenceDataModule(**{**settings, "tokenizer": base.name})
+    data = findings.of(PreferenceDataModule, **{**settings, "tokenizer": base.name})
+    if data is None:
+        return None, findings
     data.on_bad = on_bad
     lines = findings.of(data.read)
     if lines is None or bad.number:

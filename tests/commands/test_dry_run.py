@@ -144,6 +144,14 @@ def test_so_are_those_in_the_keys(trained: Path, capsys: pytest.CaptureFixture[s
     ]
 
 
+def test_a_number_of_the_data_that_is_out_of_range_hides_nothing_else(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mistakes = ["--data.max_length", "0", "--trainer.max_steps", "5"]
+    found = refusals(["sft.yaml", *mistakes], capsys)
+    assert [message.split(":")[0] for message in found] == ["trainer.max_steps", "data.max_length"]
+
+
 def test_a_name_that_is_none_hides_nothing_else(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

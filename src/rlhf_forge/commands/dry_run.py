@@ -90,7 +90,7 @@ def look_at_contents(
     config = stage.config
     base = findings.of(whole_base, config.model.init_args.backbone.path)
     data, mistakes = read_data(config.data.as_dict(), base)
-    findings += mistakes
+    findings.note(mistakes)
     findings.of(lambda: require_place(stage.folder))
     if data is not None and stage.stage == "reward":
         findings.of(require_enough_held_out, len(data.held_out))
