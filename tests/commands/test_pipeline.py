@@ -218,6 +218,16 @@ def test_a_mistake_in_the_last_stage_is_found_before_the_first_one_runs(
     assert not ROOT.exists()
 
 
+def test_data_that_begins_with_a_broken_line_is_found_before_the_first_one_runs(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "broken.jsonl").write_text("{\n" + (project / "pairs.jsonl").read_text())
+    path = project / "ppo.yaml"
+    path.write_text(path.read_text().replace("pairs.jsonl", "broken.jsonl"))
+    assert told(PIPELINE, capsys)[0].startswith("broken.jsonl:1: broken JSON")
+    assert not ROOT.exists()
+
+
 def test_mistakes_in_the_folder_are_one_line(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -94,7 +94,9 @@ def _turn(stage: "ParsedStage") -> int:
 def _look_ahead(stages: dict[str, "ParsedStage"]) -> None:
     """Find the mistakes in all configs, and data that is not there, before the first stage runs."""
     from rlhf_forge.commands.evaluation_of_run import POLICY_STAGES
+    from rlhf_forge.data.bad_records import POLICIES
     from rlhf_forge.data.functions import is_function
+    from rlhf_forge.data.records import BrokenLine
     from rlhf_forge.data.sources import read_rows
 
     for parsed in stages.values():
@@ -104,7 +106,9 @@ def _look_ahead(stages: dict[str, "ParsedStage"]) -> None:
         data = parsed.config.data
         for path, split in ((data.path, data.split), (data.validation, data.validation_split)):
             if path is not None and not is_function(path):
-                next(read_rows(path, split=split, seed=data.seed))
+                origin, fields = next(read_rows(path, split=split, seed=data.seed))
+                if isinstance(fields, BrokenLine):
+                    POLICIES[data.bad_records](origin, fields)
         held_out = data.validation is not None or is_function(data.path) or data.validation_fraction
         if parsed.stage in POLICY_STAGES and not held_out:
             raise UserError(
