@@ -65,6 +65,17 @@ def test_a_broken_line_goes_and_stands_in_the_list_as_text(
     assert (gone["origin"], gone["row"]) == (f"{path}:1", '{"a": "\udcff\n')
 
 
+def test_where_a_file_is_broken_for_good_no_half_of_a_copy_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    path.write_text(f"[{json.dumps(row(1))},\n{{broken]")
+    sources = [Source(str(path))]
+    clean = tmp_path / "clean.jsonl"
+    with pytest.raises(UserError, match=r":2: broken JSON"):
+        write_clean(inspect(sources, Settings()), sources, clean, seed=0)
+    assert not clean.exists()
+    assert not removed_list(clean).exists()
+
+
 @pytest.mark.parametrize("there", ["clean.jsonl", "clean.removed.jsonl"])
 def test_nothing_is_written_over(tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("mine")

@@ -39,15 +39,26 @@ def write_clean(found: Inspection, sources: Sequence[Source], path: Path, *, see
 
     Returns:
         How many rows went.
+
+    Raises:
+        UserError: If a source cannot be read to its end; then neither file is left.
     """
-    reasons = _reasons(found)
     path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _write(_rows(sources, seed), _reasons(found), path)
+    except UserError:
+        path.unlink()
+        removed_list(path).unlink()
+        raise
+
+
+def _write(rows: Iterable[Row], reasons: Mapping[str, list[dict[str, str]]], path: Path) -> int:
     removed = 0
     with (
         path.open("w", encoding="utf-8") as clean,
         removed_list(path).open("w", encoding="utf-8") as gone,
     ):
-        for origin, fields in _rows(sources, seed):
+        for origin, fields in rows:
             if origin not in reasons and not isinstance(fields, BrokenLine):
                 clean.write(_line(fields))
                 continue
