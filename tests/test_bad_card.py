@@ -116,14 +116,15 @@ def test_reward_training_writes_the_card_and_says_and_logs_its_verdict(
     assert logged.value == len(card.of("bad"))
 
 
-@pytest.mark.parametrize("typed", [[], ["--data.map.prompt=prompt"]])
+@pytest.mark.parametrize("named", ["", " --map.prompt=prompt", " --format=pairs"])
 def test_behind_a_bad_card_the_data_is_looked_at_before_ppo_is_named(
-    typed: list[str], trained: Path
+    named: str, trained: Path
 ) -> None:
+    typed = [f"--data.{word.removeprefix('--')}" for word in named.split()]
     lines = list(parsed_stage(["--config", "reward.yaml", *typed]).following("pairs"))
     assert KEY in lines[0]
     assert lines[-2:] == [
-        "next: python -m rlhf_forge inspect-data pairs.jsonl" + " --map.prompt=prompt" * len(typed),
+        f"next: python -m rlhf_forge inspect-data pairs.jsonl{named}",
         "then: python -m rlhf_forge fit --config ppo.yaml --run x",
     ]
     assert main(lines[-2].split()[4:]) == 0

@@ -166,10 +166,10 @@ class ParsedStage(LightningCLI):
         if card is not None and card.verdict == "bad":
             yield "PPO refuses a bad report card unless model.init_args.accept_bad_card is true:"
             yield "better pairs, or more of them, or more steps first"
-            named = (
-                f"--map.{key}={column}" for key, column in (self.config.data.map or {}).items()
-            )
-            yield f"next: {FORGE} inspect-data {shlex.join([self.config.data.path, *named])}"
+            data = self.config.data
+            named = [f"--map.{key}={column}" for key, column in (data.map or {}).items()]
+            named += [] if data.format is None else [f"--format={data.format}"]
+            yield f"next: {FORGE} inspect-data {shlex.join([data.path, *named])}"
             word = "then"
         instead = "PAIRS" if after == "reward" and gives not in {None, "pairs"} else None
         yield f"{word}: {self.command_of(after, data_instead=instead)}"
