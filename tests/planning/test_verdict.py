@@ -90,6 +90,13 @@ def test_what_rollouts_free_counts_beside_the_update_on_a_cpu_and_not_on_a_gpu()
     assert left["few"] > left["fewer"] > [0]
 
 
+@pytest.mark.parametrize("cuda", [False, True])
+def test_more_rows_of_a_rollout_never_need_less(cuda: bool) -> None:
+    plans = [planned(replace(PPO, cuda=cuda, generated=rows)) for rows in (8, 32, 48, 64, 256)]
+    assert sorted(plan.expected for plan in plans) == [plan.expected for plan in plans]
+    assert sorted(plan.high for plan in plans) == [plan.high for plan in plans]
+
+
 def test_mistral_7b_in_four_bit_has_the_bytes_of_its_card() -> None:
     assert MISTRAL.linear_weights + MISTRAL.other_weights == 7_248_023_552
     base = planned(SFT).parts[0]

@@ -98,7 +98,6 @@ class PreferenceDataModule(LightningDataModule):
         self.validation_limit = validation_limit
         self.chat_template = chat_template
         self.columns, self.format = map or {}, format
-        self.bad_records: Policy = bad_records
         self.on_bad = POLICIES[bad_records]
         self.max_length, self.batch_size = max_length, batch_size
         self.seed, self.workers = seed, workers

@@ -82,7 +82,10 @@ def plan_of(setup: Setup, demand: Demand) -> Plan:
     update = _update(setup, ordered[0], expected, ordered[-1])
     rollout = _rollout(setup, demand.prompt)
     phase = max(update, rollout, key=lambda parts: sum(part.high for part in parts))
-    held = [*_held(setup), *_left(setup, rollout if phase is update else []), *phase]
+    held = [*_held(setup), *phase]
+    if setup.stage == "ppo" and not setup.cuda:
+        phase = update
+        held = [*_held(setup), _left(rollout), *update]
     pieces = [
         Part(p.name, p.low, round(p.expected * s.expected), round(p.high * s.high))
         for p in held
@@ -143,12 +146,10 @@ def _rollout(setup: Setup, prompt: int) -> list[Part]:
     ]
 
 
-def _left(setup: Setup, rollout: list[Part]) -> list[Part]:
-    """On a CPU what PPO's rollouts free: the update's tensors are larger and do not fit there."""
-    if setup.cuda or setup.stage != "ppo":
-        return []
+def _left(rollout: list[Part]) -> Part:
+    """On a CPU what PPO's rollouts free: the update's tensors are of other sizes and lie beside."""
     size = sum(part.expected for part in rollout)
-    return [Part("left by rollouts", 0, size, size)]
+    return Part("left by rollouts", 0, size, size)
 
 
 def _sure(name: str, size: int) -> Part:
