@@ -50,7 +50,7 @@ def main() -> None:
         with served(run, *feedback) as (port, _):
             url = f"http://127.0.0.1:{port}"
             document = Path(folder) / "openapi.json"
-            document.write_text(json.dumps(narrowed(fetched(f"{url}/openapi.json"))))
+            document.write_text(json.dumps(answerable(narrowed(fetched(f"{url}/openapi.json")))))
             said = fuzz(document, url, arguments)
             statuses = counted(port)
             ready = fetched(f"{url}/health/ready")["status"]
@@ -96,6 +96,19 @@ def narrowed(schema: Any) -> Any:
     if inner.get("type") in ("string", "array") and "enum" not in inner and "const" not in inner:
         inner |= {name: min(inner.get(name, most), most) for name, most in _of(inner["type"])}
     return inner
+
+
+def answerable(document: dict[str, Any]) -> dict[str, Any]:
+    """The same with answers to score as single texts, which no schema ties to each other."""
+    score = document["components"]["schemas"]["ScoreRequest"]
+    text = {"type": "string", "minLength": 1, "maxLength": BOUNDS["maxLength"]}
+    score["properties"] = {
+        "model": score["properties"]["model"],
+        "prompt": text,
+        "response": text,
+    }
+    score["required"] = ["prompt", "response"]
+    return document
 
 
 def _of(kind: str) -> list[tuple[str, int]]:
