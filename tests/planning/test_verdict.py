@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_forge.data.records import Pair
+from rlhf_forge.data.stream import Stream
+from rlhf_forge.data.tokenize import PairExample
 from rlhf_forge.errors import UserError
-from rlhf_forge.planning.demand import demand_of_limits, parts_of
+from rlhf_forge.planning.demand import demand_of, demand_of_limits, parts_of
 from rlhf_forge.planning.duration import duration_of
 from rlhf_forge.planning.look import Look, _packs, require_fits
 from rlhf_forge.planning.plan import Part, Plan, plan_of
@@ -88,6 +91,24 @@ def test_what_rollouts_free_counts_beside_the_update_on_a_cpu_and_not_on_a_gpu()
     }
     assert left["gpu"] == left["sft"] == []
     assert left["few"] > left["fewer"] > [0]
+
+
+def pair(length: int, shared: int) -> PairExample:
+    """Two answers of ``length`` tokens with their prompt, ``shared`` of which are the same."""
+    one, other = ([*range(shared), *[1000 + side] * (length - shared)] for side in (0, 1))
+    marks = [at >= shared for at in range(length)]
+    return PairExample(one, other, marks, marks, Pair([], [], [], "f:1", {}))
+
+
+def test_the_worst_step_is_that_of_most_tokens_computed_not_of_the_longest_rows() -> None:
+    setup = replace(
+        SFT, stage="dpo", packs=True, cuda=False, batch_size=2, minibatch_size=2, length=1
+    )
+    long, heavy, short = pair(1000, 950), pair(990, 10), pair(20, 10)
+    examples = [short] * 4 + [long] * 2 + [heavy] * 2
+    demand = demand_of(setup, examples, Stream(len(examples), batch_size=2, seed=0))
+    computed = [sum(row.length for row in item) for item in demand.longest]
+    assert computed == [2 * 990 - 10] * 2
 
 
 @pytest.mark.parametrize("cuda", [False, True])

@@ -17,6 +17,8 @@ from rlhf_forge.planning.setup import PAIRED, Setup
 Item = tuple[Row, ...]
 # Steps of the run that are looked at.
 MOST_STEPS = 32
+# Examples for each of a step's, among which the heaviest are looked for.
+LOOKED_INTO = 16
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,10 @@ def demand_of(setup: Setup, examples: Sequence[Example], stream: Stream) -> Dema
 
     number = min(setup.length, MOST_STEPS)
     steps = tuple(rows_of(examples[at] for _, at in batch) for batch in islice(stream, number))
-    # Of a million examples no more are looked into than these.
-    longest = rows_of(nlargest(setup.batch_size, examples, key=_tokens))
+    # Of a million examples no more are looked into than these: what a pair shares is slow to see.
+    long = nlargest(LOOKED_INTO * setup.batch_size, examples, key=partial(_at_most, setup))
+    heavy = nlargest(setup.batch_size, long, key=lambda e: _cost(setup, item_of(setup, e)))
+    longest = rows_of(heavy)
     return Demand(steps, longest, prompt=max(map(_prompt, examples)), known=True)
 
 
@@ -124,10 +128,12 @@ def _length(item: Item) -> int:
     return max(row.length for row in item)
 
 
-def _tokens(example: Example) -> int:
-    if isinstance(example, PairExample):
-        return max(len(example.chosen), len(example.rejected))
-    return len(example.tokens)
+def _at_most(setup: Setup, example: Example) -> int:
+    """Tokens that are computed for an example, if a pair's sides have nothing in common."""
+    if not isinstance(example, PairExample):
+        return len(example.tokens)
+    sides = len(example.chosen), len(example.rejected)
+    return sum(sides) if setup.packs else max(sides)
 
 
 def _cost(setup: Setup, item: Item) -> int:
