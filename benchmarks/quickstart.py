@@ -51,7 +51,9 @@ def main() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "quickstart.json").write_text(json.dumps(rows, indent=1) + "\n")
     (ROOT / "docs" / "quickstart.md").write_text(page(rows))
-    (ROOT / "docs" / "quickstart.svg").write_text(picture(LOGS / name_of("fp32", 0) / "ppo"))
+    shown = LOGS / name_of("fp32", 0) / "ppo"
+    if shown.is_dir():
+        (ROOT / "docs" / "quickstart.svg").write_text(picture(shown))
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 
