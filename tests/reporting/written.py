@@ -53,13 +53,17 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_events(folder: Path, curves: dict[str, list[float]], *, first_step: int = 0) -> None:
-    """Curves as TensorBoard events, one a step."""
-    writer = EventFileWriter(str(folder), filename_suffix=f".{first_step}")
+    """Curves as TensorBoard events, one a step; the file is read after those that are there."""
+    before = set(folder.glob("events*"))
+    writer = EventFileWriter(str(folder))
     for tag, values in curves.items():
         for step, value in enumerate(values, first_step):
             told = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
             writer.add_event(Event(wall_time=1000.0 + step, step=step, summary=told))
     writer.close()
+    # Its own name ends with a count without zeros: of one second the 10th sorts before the 9th.
+    [written] = set(folder.glob("events*")) - before
+    written.rename(folder / f"events.out.tfevents.{len(before):010d}")
 
 
 def write_artefact(stage: Path, kind: str, text: str = "x", *, steps: int | None = None) -> None:
