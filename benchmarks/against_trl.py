@@ -130,7 +130,7 @@ def ours(
     command = [sys.executable, HERE / "throughput.py", "--work", work, "--out", out]
     command += ["--sizes", OUR_SIZES[size], "--stages", stage, "--precision", precision]
     command += ["--threads", str(arguments.threads), "--steps", str(arguments.steps)]
-    command += ["--iterations", str(arguments.iterations)]
+    command += ["--iterations", str(arguments.iterations), "--ppo-epochs", str(PPO_EPOCHS)]
     subprocess.run(command, check=True, env=environment(arguments), stdout=subprocess.DEVNULL)
     row = json.loads(out.read_text())["rows"][0]
     return {
@@ -173,6 +173,7 @@ def trl(
     steps = arguments.iterations if stage == "ppo" else arguments.steps
     command = [lab / "trl/bin/python", PEERS / f"trl_{stage}.py", work, "--tuned"]
     command += ["--dtype", precision, "--batch", str(BATCHES[size][stage]), "--steps", str(steps)]
+    command += ["--epochs", str(PPO_EPOCHS)] if stage == "ppo" else []
     path = {"PYTHONPATH": str(lab / "trl-ppo")} if stage == "ppo" else {"PYTHONPATH": ""}
     done = subprocess.run(
         command, check=True, env=environment(arguments) | path, capture_output=True, text=True

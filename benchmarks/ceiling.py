@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import MistralConfig, MistralModel
-from work import SIZES, Size
+from transformers import MistralModel
+from work import SIZES, Size, config_of
 
 ROWS, TOKENS, WIDTH = 16, 128, 2048
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -48,16 +48,7 @@ def main() -> None:
 
 def bare(size: Size, dtype: torch.dtype) -> Any:
     """The decoder alone, with frozen random weights."""
-    config = MistralConfig(
-        vocab_size=size.vocab,
-        hidden_size=size.width,
-        intermediate_size=size.ffn,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.width // 64,
-        num_key_value_heads=2,
-        sliding_window=None,
-    )
-    return MistralModel(config).to(dtype).requires_grad_(False).train()
+    return MistralModel(config_of(size)).to(dtype).requires_grad_(False).train()
 
 
 def training_pass(model: Any) -> Callable[[], object]:

@@ -80,6 +80,21 @@ def write_work(size: Size, folder: Path, *, seed: int = 0) -> None:
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
+def config_of(size: Size, **more: Any) -> MistralConfig:
+    """The Mistral of a size."""
+    return MistralConfig(
+        vocab_size=size.vocab,
+        hidden_size=size.width,
+        intermediate_size=size.ffn,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.width // 64,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        sliding_window=None,
+        **more,
+    )
+
+
 def write_tokenizer(folder: Path, *, vocab: int, rng: random.Random) -> list[str]:
     """Write a tokenizer; returns words that are one token each."""
     words = ["".join(parts) for parts in product(SYLLABLES, repeat=2)]
@@ -95,15 +110,8 @@ def _write_base(size: Size, folder: Path, rng: random.Random) -> list[str]:
     words = write_tokenizer(folder, vocab=size.vocab, rng=rng)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=size.vocab,
-        hidden_size=size.width,
-        intermediate_size=size.ffn,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.width // 64,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        sliding_window=None,
+    config = config_of(
+        size,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

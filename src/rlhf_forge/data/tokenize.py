@@ -209,7 +209,7 @@ def _prompt(record: Record, template: ChatTemplate) -> PromptExample:
 
 
 def _held(tokens: list[int]) -> Sequence[int]:
-    """The same in 4 bytes a token: lists of a million pairs took 7 to 23 GiB."""
+    """The same in 4 bytes a token, where a list has a pointer and an object for each."""
     return array("i", tokens)
 
 

@@ -11,14 +11,19 @@ from rlhf_forge.serve.feedback.routes import Person, ScoresOfVote
 from rlhf_forge.serve.models import ServedModels
 from rlhf_forge.serve.schemas import ChatRequest, Generation, ScoreRequest, TextRequest
 
-# Of each address: the models of its bodies, the status of success, and what it is for.
-BODIES: dict[str, tuple[tuple[type[BaseModel], ...], str, str]] = {
-    "/v1/chat/completions": ((ChatRequest,), "200", "Answers to a conversation"),
-    "/v1/completions": ((TextRequest,), "200", "Texts gone on with"),
-    "/v1/score": ((ScoreRequest,), "200", "Scores of answers"),
-    "/v1/feedback": (tuple(KINDS.values()), "201", "Votes, thumbs, and taking them back"),
-    "/v1/feedback/scores": ((ScoresOfVote,), "201", "What a reward model says of a vote"),
-    "/v1/feedback/next": ((Person,), "200", "The next pair to show"),
+# Of each address: the models of its bodies, the statuses of success, and what it is for.
+BODIES: dict[str, tuple[tuple[type[BaseModel], ...], tuple[str, ...], str]] = {
+    "/v1/chat/completions": ((ChatRequest,), ("200",), "Answers to a conversation"),
+    "/v1/completions": ((TextRequest,), ("200",), "Texts gone on with"),
+    "/v1/score": ((ScoreRequest,), ("200",), "Scores of answers"),
+    # 200: the vote was stored before.
+    "/v1/feedback": (
+        tuple(KINDS.values()),
+        ("200", "201"),
+        "Votes, thumbs, and taking them back",
+    ),
+    "/v1/feedback/scores": ((ScoresOfVote,), ("201",), "What a reward model says of a vote"),
+    "/v1/feedback/next": ((Person,), ("200",), "The next pair to show"),
 }
 ASKED = {
     "/v1/feedback/statistics": "What the votes come to",
@@ -83,15 +88,16 @@ def _named(schemas: dict[str, Any], served: ServedModels) -> dict[str, Any]:
     return schemas
 
 
-def _post(bodies: tuple[type[BaseModel], ...], status: str, summary: str) -> dict[str, Any]:
+def _post(
+    bodies: tuple[type[BaseModel], ...], statuses: tuple[str, ...], summary: str
+) -> dict[str, Any]:
     references = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in bodies]
     schema = {"oneOf": references} if len(references) > 1 else references[0]
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if issubclass(bodies[0], Generation):
         content["text/event-stream"] = {}
     done = {"description": "Done", "content": content}
-    # A vote that was stored before is told so by 200.
-    responses = {"200": done, status: done, **_refused()}
+    responses = dict.fromkeys(statuses, done) | _refused()
     return {
         "summary": summary,
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
