@@ -137,14 +137,14 @@ def _query_angles(cos: Tensor, sin: Tensor, block: Block) -> tuple[Tensor, Tenso
 def _with_prefixes(qkv: Tensor, block: Block, heads: Heads) -> Tensor:
     """Keys and values of each row's prefix and its own: [rows, reach, key and value]."""
     packed = qkv[:, heads.queries * heads.width :]
-    _, places = _places(block)
+    _, places = block.seen
     return packed.index_select(0, places.flatten()).view(*places.shape, -1)
 
 
 def _add_to_prefixes(grad_qkv: Tensor, rows: Tensor, block: Block, heads: Heads) -> None:
     """The backward of `_with_prefixes`; those of the whole rows, which come first, are there."""
     packed = grad_qkv[:, heads.queries * heads.width :]
-    in_prefix, places = _places(block)
+    in_prefix, places = block.seen
     packed.index_add_(0, places[in_prefix], rows[in_prefix])
     # Nothing sees what is padded behind the last position.
     columns = torch.tensor(block.offsets)[:, None] + torch.arange(block.width)
@@ -152,19 +152,6 @@ def _add_to_prefixes(grad_qkv: Tensor, rows: Tensor, block: Block, heads: Heads)
     own = rows[numbers, columns.clamp(max=block.reach - 1)]
     own.masked_fill_((columns >= block.reach).unsqueeze(-1), 0.0)
     packed[block.span] = own.flatten(0, 1)
-
-
-def _places(block: Block) -> tuple[Tensor, Tensor]:
-    """Which positions of each row are in its prefix, and where they are packed: [rows, reach].
-
-    Behind a row's end stands its last token, which no token of the row sees there.
-    """
-    columns, offsets = torch.arange(block.reach), torch.tensor(block.offsets)[:, None]
-    in_prefix = columns < offsets
-    firsts = torch.tensor([prefix.start for prefix in block.prefixes])[:, None]
-    starts = block.start + block.width * torch.arange(block.rows)[:, None]
-    own = starts + (columns - offsets).clamp(max=block.width - 1)
-    return in_prefix, torch.where(in_prefix, firsts + columns, own)
 
 
 def _pair(rows: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:

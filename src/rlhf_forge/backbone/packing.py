@@ -9,6 +9,7 @@ the other row.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -51,6 +52,20 @@ class Block:
     def offsets(self) -> list[int]:
         """Position of each row's first token here: tokens of its prefix, if these rows have any."""
         return [prefix.stop - prefix.start for prefix in self.prefixes]
+
+    @cached_property
+    def seen(self) -> tuple[Bool[Tensor, "rows reach"], Int[Tensor, "rows reach"]]:
+        """Which positions of each row are in its prefix, and where all are packed.
+
+        Behind a row's end stands its last token, which no token of the row sees there. The same for
+        all layers.
+        """
+        columns, offsets = torch.arange(self.reach), torch.tensor(self.offsets)[:, None]
+        in_prefix = columns < offsets
+        firsts = torch.tensor([prefix.start for prefix in self.prefixes])[:, None]
+        starts = self.start + self.width * torch.arange(self.rows)[:, None]
+        own = starts + (columns - offsets).clamp(max=self.width - 1)
+        return in_prefix, torch.where(in_prefix, firsts + columns, own)
 
 
 @dataclass(frozen=True)
