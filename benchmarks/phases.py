@@ -32,7 +32,13 @@ PHASES = (
     "element-wise",
     "optimiser",
 )
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::mkldnn_linear")
+PRODUCTS = (
+    "aten::mm",
+    "aten::addmm",
+    "aten::addmm_",
+    "aten::mkldnn_linear",
+    "mkldnn::_linear_pointwise",
+)
 BATCHED = ("aten::bmm", "aten::baddbmm", "aten::_softmax", "aten::_softmax_backward_data")
 OVER_VOCABULARY = ("softmax", "exp", "amax", "sum", "gather", "scatter", "sub", "mul", "div")
 

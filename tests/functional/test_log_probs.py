@@ -228,7 +228,7 @@ def test_no_more_than_one_chunk_of_logits_ever_exists(monkeypatch: pytest.Monkey
             rows_at_once.append(len(x))
         return product(x, factor)
 
-    monkeypatch.setattr("rlhf_forge.functional.log_probs.product", spy)
+    monkeypatch.setattr("rlhf_forge.functional.log_probs.wide_product", spy)
     log_probs, entropies = chunked_log_probs(hidden, weight, tokens, temperature=1, chunk_size=3)
     kept = getattr(log_probs.grad_fn, "saved_tensors", ())
     torch.autograd.backward(log_probs.sum(), retain_graph=True)

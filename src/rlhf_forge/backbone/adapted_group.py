@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from rlhf_forge.backbone.adapted_linear import AdaptedLinear
 from rlhf_forge.backbone.frozen_linear import unpack_into
+from rlhf_forge.functional.products import wide_product
 
 
 class AdaptedGroup:
@@ -105,7 +106,7 @@ class _Product(torch.autograd.Function):
         *factors: Tensor,
     ) -> Tensor:
         weight = group.weight(x.dtype)
-        y = x @ weight.T if residual is None else torch.addmm(residual, x, weight.T)
+        y = wide_product(x, weight, residual)
         ctx.group, ctx.scaling = group, scaling
         if not factors:
             ctx.save_for_backward(x)
@@ -122,7 +123,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:  # type: ignore[explicit-override] # torch's decorator hides it
         grad, needed = grads[0], ctx.needs_input_grad
         x, *others = ctx.saved_tensors
-        grad_x = grad @ ctx.group.weight(x.dtype) if needed[0] else None
+        grad_x = wide_product(grad, ctx.group.weight(x.dtype).T) if needed[0] else None
         grad_residual = grad if needed[1] else None
         if not others:
             return grad_x, grad_residual, None, None

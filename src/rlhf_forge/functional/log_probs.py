@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlhf_forge.functional.products import product
+from rlhf_forge.functional.products import product, wide_product
 
 
 def token_log_probs(
@@ -132,7 +132,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             log_probs[rows] = (picked - total.log()).squeeze(1)
             entropies[rows] = (total.log() - logits.mul_(odds).sum(1, keepdim=True) / total)[:, 0]
             if pulls is not None:
-                mean = product(odds.to(weight.dtype), weight.T) / total
+                mean = wide_product(odds.to(weight.dtype), weight.T) / total
                 pulls[rows] = weight[tokens[rows]] - mean
         ctx.save_for_backward(hidden, weight, tokens, entropies, pulls)
         ctx.temperature, ctx.chunk_size = temperature, chunk_size
@@ -164,7 +164,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
                 *(x[rows, None] for x in (tokens, entropies, *grads)),
             )
             grad_logits = grad_logits.div_(ctx.temperature).to(weight.dtype)
-            grad_hidden[rows] = product(grad_logits, weight.T)
+            grad_hidden[rows] = wide_product(grad_logits, weight.T)
             if grad_weight is not None:
                 grad_weight += product(grad_logits.T, hidden[rows].T)
         return grad_hidden, grad_weight, None, None, None
@@ -181,7 +181,7 @@ def _logits(
     A bfloat16 product rounds them to 8 bits, which a mean over the vocabulary hardly feels; the one
     of each row's token, by which its log-probability moves, is computed apart, in full.
     """
-    logits = product(states, weight)
+    logits = wide_product(states, weight)
     if logits.dtype != _result_dtype(states):
         logits = logits.to(_result_dtype(states))
         exact = (states.to(logits.dtype) * weight[tokens]).sum(1, keepdim=True)

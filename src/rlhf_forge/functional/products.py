@@ -26,3 +26,43 @@ def product(x: Float[Tensor, "*rows inner"], weight: Float[Tensor, "outer inner"
     if x.dtype == torch.bfloat16 and not has_bf16_units(x.device.type):
         return F.linear(x.float(), weight.float()).to(x.dtype)
     return F.linear(x, weight)
+
+
+# With fewer rows torch's own product is as fast, and brings no kernel for each new number of them.
+MANY_ROWS = 256
+
+
+def wide_product(
+    x: Float[Tensor, "rows inner"],
+    weight: Float[Tensor, "outer inner"],
+    residual: Float[Tensor, "rows outer"] | None = None,
+) -> Float[Tensor, "rows outer"]:
+    """``x @ weight.T``, and the ``residual`` added, without a gradient: autograd functions call it.
+
+    In bf16 torch itself multiplies by oneDNN on a CPU. In float32 it leaves that to MKL, which is
+    slower on CPUs of another maker, most of all on several threads (`benchmarks/products.py`).
+    """
+    if _is_faster_by_onednn(x):
+        if residual is None:
+            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+        else:
+            y = torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, None, "add")
+        return y
+    return product(x, weight) if residual is None else torch.addmm(residual, x, weight.T)
+
+
+def _is_faster_by_onednn(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and len(x) >= MANY_ROWS
+        and _has_onednn()
+    )
+
+
+@cache
+def _has_onednn() -> bool:
+    """Whether torch was built with it, and still has the operation that its compiler calls."""
+    return torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]
+        torch.ops.mkldnn, "_linear_pointwise"
+    )
