@@ -31,7 +31,7 @@ def load_base(config: BackboneConfig, device: torch.device) -> PreTrainedModel:
     require_weights(config.path, folder)
     if device.type == "cpu":
         keep_freed_memory()
-        keep_few_kernels()
+        keep_few_kernels(config.compute_dtype)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **_options(config, device))
     except (OSError, ValueError, SafetensorError) as error:

@@ -7,6 +7,8 @@ allocated is the tensors and nothing else; how much more it holds is from one ru
 
 from typing import NamedTuple
 
+import torch
+
 from rlhf_forge.backbone.kernel_caches import KERNELS_KEPT
 from rlhf_forge.planning.setup import Setup
 
@@ -44,7 +46,7 @@ MORE_PIECES = {"fp32": 0.0, "bf16": 0.15, "nf4": 0.15}
 WHOLE = Factors(1.0, 1.02)
 LIBRARIES = (10 * MIB, 40 * MIB, 200 * MIB)
 # Of bf16 products on a CPU, half a MiB each; a run with few shapes compiles less.
-KERNELS = (0, KERNELS_KEPT * MIB // 2, KERNELS_KEPT * MIB // 2)
+KERNELS = (0, *[KERNELS_KEPT[torch.bfloat16] * MIB // 2] * 2)
 CUDA = Slack(WHOLE, Factors(1.0, 1.2), "CUDA context", (350 * MIB, 500 * MIB, 900 * MIB))
 
 
