@@ -12,7 +12,7 @@ from rlhf_forge.planning.speed import Speed
 from tests.tiny_project import QUIET, STAGES, told
 
 pytestmark = QUIET
-SPEED = Speed(forward=1e-6, both=3e-6, logit=1e-12, step=1e-4)
+SPEED = Speed(learnt=3e-5, read=4e-5, prompt=1e-5, drawn=4e-3)
 
 
 @pytest.fixture(autouse=True)

@@ -159,20 +159,26 @@ def test_a_pair_takes_two_rows_of_the_budget() -> None:
 
 
 def test_twice_the_steps_take_twice_as_long_at_the_same_rate() -> None:
-    speed = Speed(forward=1e-6, both=3e-6, logit=1e-12, step=1e-4)
+    speed = Speed(learnt=3e-5, read=4e-5, prompt=1e-5, drawn=4e-3)
     found = partial(duration_of, demand=demand_of_limits(PPO), speed=speed)
     once, twice = found(PPO), found(replace(PPO, length=20))
     assert twice.hours == pytest.approx(2 * once.hours)
     assert twice.tokens_per_second == pytest.approx(once.tokens_per_second)
 
 
-def test_an_sft_step_takes_what_its_layers_and_logits_take() -> None:
-    speed = Speed(forward=1e-6, both=3e-6, logit=1e-12, step=0.0)
-    tokens = 16 * 1024
-    seconds = tokens * (32 * 4e-6 + 32768 * 1e-12)  # forward once more for the backward
-    found = duration_of(SFT, demand_of_limits(SFT), speed)
-    assert found.tokens_per_second == pytest.approx(tokens / seconds)
-    assert found.hours == pytest.approx(10 * seconds / 3600)
+def test_an_sft_step_takes_what_its_tokens_take() -> None:
+    found = duration_of(SFT, demand_of_limits(SFT), Speed(learnt=3e-5))
+    assert found.tokens_per_second == pytest.approx(1 / 3e-5)
+    assert found.hours == pytest.approx(10 * 16 * 1024 * 3e-5 / 3600)
+
+
+def test_ppo_answers_in_rounds_reads_once_and_learns_once_an_epoch() -> None:
+    speed = Speed(learnt=3e-5, read=4e-5, prompt=1e-5, drawn=4e-3)
+    setup = replace(PPO, epochs=2, generated=6, length=1)  # 16 responses: 6, 6 and 4
+    answers = 16 * 512 * 1e-5 + 3 * 256 * 4e-3
+    learns = 16 * (512 + 256) * (4e-5 + 2 * 3e-5)
+    found = duration_of(setup, demand_of_limits(setup), speed)
+    assert found.hours * 3600 == pytest.approx(answers + learns)
 
 
 @pytest.mark.parametrize(

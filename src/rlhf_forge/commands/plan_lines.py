@@ -72,15 +72,16 @@ def _time(stage: "ParsedStage", look: "Look") -> Iterator[str]:
         yield "time: not known: there is no GPU here to time"
         return
     try:
-        speed = measured_speed(stage.module().backbone_config, look.folder, look.setup)
-    except (UserError, RuntimeError, ValueError) as error:
-        yield f"time: not known: one layer could not be timed ({str(error).splitlines()[0]})"
+        config = stage.module().backbone_config
+        speed = measured_speed(config, look.folder, look.setup, look.demand)
+    except (UserError, OSError, RuntimeError, ValueError) as error:
+        yield f"time: not known: no layer could be timed ({str(error).splitlines()[0]})"
         return
     found = duration_of(look.setup, look.demand, speed)
     unit = "iterations" if look.setup.stage == "ppo" else "steps"
     yield (
         f"time: about {_hours(found.hours)} for {look.setup.length} {unit}, "
-        f"{found.tokens_per_second:,.0f} tokens/s (one layer timed on this machine)"
+        f"{found.tokens_per_second:,.0f} tokens/s (a few layers timed on this machine)"
     )
 
 

@@ -1,114 +1,184 @@
-"""How fast this machine computes one layer of a base: seconds to measure, and the rest is counted.
+"""How fast this machine computes a run's steps: what a step calls, timed on few layers.
 
-A base of one layer, of the real widths and random weights, is written, loaded and timed as any
-other; a layer's time holds for all layers, and that of the logits grows with the vocabulary.
+A base of the real widths and vocabulary, but of few layers and random weights, is written, loaded
+and timed as any other, on rows as long as the run's. A layer's time holds for all layers; what a
+step takes beside its layers is in the time of a base of one.
 """
 
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
+from statistics import median
+from time import perf_counter
 
 import torch
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_forge.backbone.backbone import Backbone
 from rlhf_forge.backbone.config import BackboneConfig
 from rlhf_forge.backbone.loading import load_base
-from rlhf_forge.generation.cache import SlotCache
+from rlhf_forge.backbone.packing import to_the_left
+from rlhf_forge.backbone.scoring import scalar_at_end
+from rlhf_forge.generation.engine import Engine, Entry, Request
+from rlhf_forge.generation.sampler import Sampling
+from rlhf_forge.planning.demand import Demand, Item
+from rlhf_forge.planning.sample import Sample
 from rlhf_forge.planning.setup import Setup
+from rlhf_forge.planning.shape import Shape
+from rlhf_forge.rollout import score_rollout
 
-ROWS, WIDTH = 4, 128
-DECODED = 16
-# Of the model that is timed: logits take as long a word.
-VOCAB = 2048
-REPEATS, ENOUGH = 3, 0.5
+# Layers are timed that hold about so many weights together: two of a large base.
+WEIGHTS = 2**24
+# Micro-batches that are timed, each of another step, unless fewer take so many seconds.
+SAMPLES, ENOUGH = 4, 2.0
+# Tokens that each row draws.
+DRAWN = 16
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds on this machine.
+    """Seconds on this machine, of all layers and what is around them.
 
     Attributes:
-        forward: Of one layer, a token.
-        both: Of one layer's forward and backward, a token.
-        logit: Of one number of the logits.
-        step: Of one layer, to draw one token for each row that runs.
+        learnt: Of a token, forward and backward under every role that trains.
+        read: Of a token of a rollout, under every role; 0 outside PPO, as are those below.
+        prompt: Of a token of a prompt that is to be answered.
+        drawn: Of one token for each row that generates.
     """
 
-    forward: float
-    both: float
-    logit: float
-    step: float
+    learnt: float
+    read: float = 0.0
+    prompt: float = 0.0
+    drawn: float = 0.0
 
 
-def measured_speed(config: BackboneConfig, folder: Path, setup: Setup) -> Speed:
-    """Time one layer of the base that lies, or whose config.json lies, in ``folder``.
+def measured_speed(config: BackboneConfig, folder: Path, setup: Setup, demand: Demand) -> Speed:
+    """Time the calls of a step on the base that lies, or whose config.json lies, in ``folder``.
 
     Args:
         config: Of the run's backbone.
         folder: Where config.json is.
         setup: Of the run.
+        demand: Rows of its steps.
     """
     device = torch.device("cuda" if setup.cuda else "cpu")
+    depth = layers_timed(setup.shape)
+    # Every micro-batch is another: a CPU compiles bf16 products for each new shape.
+    steps = cycle(demand.steps)
     with tempfile.TemporaryDirectory() as place, torch.random.fork_rng():
-        _write_one_layer(folder, Path(place), config.compute_dtype)
-        backbone = Backbone(load_base(replace(config, path=place), device), config.lora)
-    backbone.add_role("policy", backbone.fresh_weights(seed=0), trainable=True)
-    tokens = torch.arange(ROWS * WIDTH, device=device).view(ROWS, WIDTH) % VOCAB
-    wanted = torch.ones_like(tokens, dtype=torch.bool)
-    targets = wanted.clone()
-    targets[:, 0] = False
-    count = tokens.numel()
-
-    def states() -> Tensor:
-        return backbone.states(tokens, wanted)
-
-    with backbone.using("policy"):
-        both = _seconds(lambda: states().float().sum().backward())  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            forward = _seconds(states)
-            heads = _seconds(lambda: backbone.log_probs(tokens, targets, temperature=1.0))
-            step = _seconds(_decoding(backbone, setup))
-    # A gradient of log-probabilities costs about one more product with the head.
-    logit = max(heads - forward, 0.0) * 2 / (count * VOCAB)
-    return Speed(forward / count, both / count, logit, step)
+        _write_base(folder, Path(place), config.compute_dtype, depth, device)
+        one, more = (
+            _timed(_opened(replace(config, path=place), setup, layers, device), setup, steps)
+            for layers in (1, depth)
+        )
+    return _at_depth(one, more, (setup.shape.layers - 1) / (depth - 1))
 
 
-def _write_one_layer(folder: Path, place: Path, dtype: torch.dtype) -> None:
+def layers_timed(shape: Shape) -> int:
+    """Layers of the deeper of the two bases that are timed: all of a small one."""
+    each = shape.linear_weights // shape.layers
+    return max(2, min(shape.layers, WEIGHTS // each))
+
+
+def _at_depth(one: Speed, more: Speed, far: float) -> Speed:
+    """From the speed with one layer ``far`` times as deep as to that with more."""
+    times = zip(astuple(one), astuple(more), strict=True)
+    return Speed(*(max(few, few + far * (many - few)) for few, many in times))
+
+
+def _write_base(
+    folder: Path, place: Path, dtype: torch.dtype, layers: int, device: torch.device
+) -> None:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    config.num_hidden_layers, config.vocab_size = 1, VOCAB
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(config, name, 0)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    config.num_hidden_layers = layers
+    with device:
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     model.save_pretrained(place)
 
 
-def _decoding(backbone: Backbone, setup: Setup) -> Callable[[], Tensor]:
-    """One step of generation with the cache half full."""
-    rows = max(setup.generated, 1)
-    at = min(setup.max_length, WIDTH) + min(setup.max_new_tokens, WIDTH) // 2
-    model, device = backbone.model, backbone.device
-    cache = SlotCache(model.config, rows, device, model.dtype)
-    cache.reserve(at + 1)
-    tokens = torch.zeros(rows, 1, dtype=torch.long, device=device)
-    positions = torch.full_like(tokens, at)
+def _opened(config: BackboneConfig, setup: Setup, layers: int, device: torch.device) -> Backbone:
+    """The first layers of a base, with the roles that a step computes."""
+    model = load_base(config, device)
+    model.model.layers = model.model.layers[:layers]
+    model.config.num_hidden_layers = layers
+    backbone = Backbone(model, config.lora, gradient_checkpointing=setup.recomputes)
+    start = backbone.fresh_head(backbone.fresh_weights(seed=0), seed=0)
+    backbone.add_role("policy", start, trainable=True)
+    if setup.stage == "ppo":
+        for role in ("reference", "reward", "value")[: setup.roles.trained + 1]:
+            backbone.add_role(role, start, trainable=role == "value")
+    return backbone
 
-    def step() -> Tensor:
-        return backbone.next_logits(tokens, cache.place(0, positions), positions, cache)
 
-    return step
+def _timed(backbone: Backbone, setup: Setup, steps: Iterator[Sequence[Item]]) -> Speed:
+    samples = [Sample.of(setup, step, backbone.device) for step in islice(steps, SAMPLES)]
+    learnt = _a_token(lambda sample: _learn(backbone, setup, sample), samples)
+    if setup.stage != "ppo":
+        return Speed(learnt)
+    read = _a_token(lambda sample: _read(backbone, sample), samples)
+    return Speed(learnt, read, *_generated(backbone, setup, next(steps)))
+
+
+def _learn(backbone: Backbone, setup: Setup, sample: Sample) -> None:
+    """Forward and backward, as a step takes them."""
+    if setup.stage == "reward":
+        for _ in range(setup.roles.trained):
+            scores = scalar_at_end(backbone, sample.tokens, sample.targets, role="policy")
+            scores.sum().backward()  # type: ignore[no-untyped-call]
+        return
+    with backbone.using("policy"):
+        log_probs, _ = backbone.log_probs(sample.tokens, sample.targets, temperature=1.0)
+    log_probs.sum().backward()  # type: ignore[no-untyped-call]
+    if "value" in backbone.roles:
+        with backbone.using("value"):
+            values = backbone.scalars(sample.tokens, to_the_left(sample.targets))
+        values.sum().backward()  # type: ignore[no-untyped-call]
+
+
+def _read(backbone: Backbone, sample: Sample) -> None:
+    finished = torch.ones(len(sample.tokens), dtype=torch.bool, device=backbone.device)
+    rows = [range(len(sample.tokens))]
+    score_rollout(backbone, sample.tokens, sample.targets, finished, batches=rows, temperature=1.0)
+
+
+def _generated(backbone: Backbone, setup: Setup, step: Sequence[Item]) -> tuple[float, float]:
+    """Seconds of a prompt's token, and of a step halfway through the longest response."""
+    half, drawn = setup.max_new_tokens // 2, min(DRAWN, setup.max_new_tokens)
+    lengths = [row.length - setup.max_new_tokens + half for (row,) in step]
+    requests = [
+        Request(torch.randint(setup.shape.vocab, (length,)).tolist(), "policy", (at,))
+        for at, length in enumerate(islice(cycle(lengths), setup.generated))
+    ]
+    sampling = Sampling(max_new_tokens=drawn)
+    engine = Engine(backbone, slots=setup.generated, eos_ids=())
+    entries = [Entry(at, request, sampling) for at, request in enumerate(requests)]
+    read = _seconds(lambda: engine.add(entries))
+    # Of the median a GPU's captures of new shapes are no part.
+    each = median(_seconds(engine.step) for _ in range(drawn))
+    return read / sum(len(request.prompt) for request in requests), each
+
+
+def _a_token(work: Callable[[Sample], None], samples: Sequence[Sample]) -> float:
+    """Seconds. The first sample warms up and does not count, unless it is enough by itself."""
+    first, *others = samples
+    warm_up = _seconds(partial(work, first))
+    if warm_up > ENOUGH:
+        return warm_up / first.computed
+    seconds, tokens = 0.0, 0
+    for sample in others:
+        seconds += _seconds(partial(work, sample))
+        tokens += sample.computed
+        if seconds > ENOUGH:
+            break
+    return seconds / tokens
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """The least of some repeats, after one that is not counted: of short work there are more."""
-    taken: list[float] = []
-    while len(taken) <= REPEATS or sum(taken) < ENOUGH:
-        start = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    return min(taken[1:])
+    start = perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return perf_counter() - start
