@@ -36,8 +36,9 @@ class Sample:
     def of(cls, setup: Setup, step: Sequence[Item], device: torch.device) -> Self:
         """The first rows of a step, as many as one micro-batch takes and `TOKENS` allow."""
         items = _first(setup, step, min(TOKENS[device.type], setup.micro_batch_tokens))
-        packed = MicroBatch.packed(rows := [*chain.from_iterable(items)], cuda=setup.cuda)
-        part = packed if setup.packs else MicroBatch.padded(rows)
+        rows = [*chain.from_iterable(items)]
+        packs = setup.packs
+        part = MicroBatch.packed(rows, cuda=setup.cuda) if packs else MicroBatch.padded(rows)
         texts = [*chain.from_iterable(_texts(item, setup.shape.vocab) for item in items)]
         tokens = pad_sequence(texts, batch_first=True)
         ends = torch.tensor([len(text) for text in texts])[:, None]
