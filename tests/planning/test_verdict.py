@@ -78,19 +78,16 @@ def test_how_long_responses_may_be_does_not_decide_what_a_run_needs_at_least() -
     assert one.least == other.least
 
 
-def test_what_rollouts_free_counts_beside_the_update_on_a_cpu_and_not_on_a_gpu() -> None:
-    few = replace(PPO, cuda=False, generated=8)
-    left = {
-        name: [part.expected for part in planned(setup).parts if part.name == "left by rollouts"]
-        for name, setup in {
-            "few": few,
-            "fewer": replace(few, generated=4),
-            "gpu": replace(few, cuda=True),
-            "sft": replace(SFT, cuda=False),
-        }.items()
-    }
-    assert left["gpu"] == left["sft"] == []
-    assert left["few"] > left["fewer"] > [0]
+def test_a_rollout_and_an_update_do_not_meet() -> None:
+    for cuda in (True, False):
+        setup = replace(PPO, cuda=cuda, generated=8)
+        update = planned(replace(setup, generated=1)).expected
+        assert planned(setup).expected == update  # the update is the larger of the two
+        rollouts = [
+            planned(replace(setup, generated=rows, max_new_tokens=8)).expected
+            for rows in (4096, 8192)
+        ]
+        assert rollouts[1] > rollouts[0] > update
 
 
 def pair(length: int, shared: int) -> PairExample:

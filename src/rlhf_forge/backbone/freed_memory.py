@@ -26,7 +26,8 @@ def keep_freed_memory() -> bool:
 def give_freed_memory_back() -> bool:
     """Have malloc return what was freed so far; True if it can be told so.
 
-    What a run takes is then seen, though an earlier one ran in the same process.
+    For where tensors of one kind end and others begin, not for every step: what is taken again
+    comes in fresh pages.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is None:

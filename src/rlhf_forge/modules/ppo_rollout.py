@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from rlhf_forge import ranks
+from rlhf_forge.backbone.freed_memory import give_freed_memory_back
 from rlhf_forge.backbone.scoring import row_ends
 from rlhf_forge.data.collate import PromptBatch, own_micro_batches
 from rlhf_forge.data.records import Record
@@ -47,6 +48,9 @@ def collect(module: "PPOModule", batch: PromptBatch) -> tuple[Rollout, Plan]:
     each = module.responses_per_prompt
     with module.timed("generate"):
         sampled = sample(module, batch, iteration=module.iteration, each=each)
+    if module.device.type == "cpu":
+        # The update's tensors are of other sizes, and would lie beside what was generated in.
+        give_freed_memory_back()
     record_at = data_of(module).record_at
     records = [record_at(place) for place in batch.positions.tolist() for _ in range(each)]
     plan = partial(_plan, module, RowTokens.of(*sampled[:2], pads=module.backbone.pads))

@@ -83,9 +83,6 @@ def plan_of(setup: Setup, demand: Demand) -> Plan:
     rollout = _rollout(setup, demand.prompt)
     phase = max(update, rollout, key=lambda parts: sum(part.high for part in parts))
     held = [*_held(setup), *phase]
-    if setup.stage == "ppo" and not setup.cuda:
-        phase = update
-        held = [*_held(setup), _left(rollout), *update]
     pieces = [
         Part(p.name, p.low, round(p.expected * s.expected), round(p.high * s.high))
         for p in held
@@ -144,12 +141,6 @@ def _rollout(setup: Setup, prompt: int) -> list[Part]:
         _sure("logits", 2 * 4 * rows * shape.vocab),
         *([_sure("unpacked weights", weights)] * (weights > 0)),
     ]
-
-
-def _left(rollout: list[Part]) -> Part:
-    """On a CPU what PPO's rollouts free: the update's tensors are of other sizes and lie beside."""
-    size = sum(part.expected for part in rollout)
-    return Part("left by rollouts", 0, size, size)
 
 
 def _sure(name: str, size: int) -> Part:
