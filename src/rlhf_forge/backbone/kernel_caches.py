@@ -1,9 +1,9 @@
 """Few compiled kernels are kept: on a CPU every new shape of a product by oneDNN brings its own.
 
 Rows packed without padding have new shapes in every step. oneDNN keeps the kernels of the last 1024
-shapes and torch what describes them: in bf16, where all products are its own, half a MiB together
-for each. In float32 only the wide products are, whose kernels are small, but they lie between the
-tensors of a step, and what these free is cut into pieces that the next step's do not fit into.
+shapes and torch what describes them, half a MiB together for each. In bf16 all products are its
+own. In float32 only the wide ones are, whose kernels lie between the tensors of a step: what these
+free is cut into pieces that the next step's do not fit into.
 """
 
 import os
