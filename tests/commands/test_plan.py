@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from rlhf_forge.__main__ import main
 from rlhf_forge.planning import look
@@ -73,6 +74,19 @@ def test_a_24_gib_preset_fits_24_gib_and_not_12(
     capsys.readouterr()
     main(["plan", *config, "12GiB"])
     assert not capsys.readouterr().out.startswith("fits: ")
+
+
+def test_where_the_layers_to_time_do_not_fit_on_the_disk_all_but_the_time_is_told(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> Speed:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("rlhf_forge.planning.speed.measured_speed", full)
+    lines = printed(["--config", "sft.yaml"], capsys, status=0)
+    assert lines[0].startswith("fits: ")
+    told_why = "time: not known: no layer could be timed (I/O error: No space left on device)"
+    assert lines[-1] == told_why
 
 
 def test_a_command_line_without_a_config_is_told_what_is_missing(

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 
 from rlhf_forge.errors import UserError
 from rlhf_forge.planning.demand import MOST_STEPS
@@ -74,7 +75,7 @@ def _time(stage: "ParsedStage", look: "Look") -> Iterator[str]:
     try:
         config = stage.module().backbone_config
         speed = measured_speed(config, look.folder, look.setup, look.demand)
-    except (UserError, OSError, RuntimeError, ValueError) as error:
+    except (UserError, OSError, SafetensorError, RuntimeError, ValueError) as error:
         yield f"time: not known: no layer could be timed ({str(error).splitlines()[0]})"
         return
     found = duration_of(look.setup, look.demand, speed)
