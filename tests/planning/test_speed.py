@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +103,20 @@ def test_a_small_base_is_timed_whole_and_of_a_large_one_two_layers() -> None:
     assert layers_timed(SFT.shape) == LAYERS
     assert layers_timed(large) == 2
     assert layers_timed(replace(SFT.shape, layers=1)) == 2
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_a_base_that_names_the_kind_of_each_layer_is_timed(
+    layers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "WEIGHTS", 1)  # two layers are timed
+    told = json.loads((base() / "config.json").read_text())
+    kinds = {"layer_types": ["full_attention"] * layers, "num_hidden_layers": layers}
+    told |= kinds | {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    setup = replace(SFT, packs=False, shape=Shape.of(told, "t"))
+    config = BackboneConfig(str(tmp_path), "fp32", LORA)
+    assert measured_speed(config, tmp_path, setup, demand_of_limits(setup)).learnt > 0
 
 
 def test_a_sample_has_the_tokens_and_targets_of_the_rows_that_stand_for_it() -> None:

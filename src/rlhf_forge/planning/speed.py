@@ -94,6 +94,9 @@ def _write_base(
 ) -> None:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        # Of a base that names the kind of each layer there must be as many.
+        config.layer_types = [*islice(cycle(config.layer_types), layers)]
     with device:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     model.save_pretrained(place)
