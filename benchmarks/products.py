@@ -30,6 +30,7 @@ SHAPES = (  # tokens, inner, outer
 )
 
 
+@torch.no_grad()
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)

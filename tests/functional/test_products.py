@@ -1,5 +1,7 @@
 """Products without a gradient: exact, whoever computes them."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,6 +10,12 @@ from rlhf_forge.functional import products
 from rlhf_forge.functional.products import MANY_ROWS, wide_product
 
 ROWS = (1, MANY_ROWS - 1, MANY_ROWS, MANY_ROWS + 37)
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
 
 
 @pytest.fixture(params=["oneDNN where there is one", "no oneDNN"])
@@ -61,3 +69,9 @@ def test_the_operation_of_torchs_compiler_is_there_wherever_onednn_is() -> None:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         pytest.skip("torch was built without oneDNN")
     assert products._has_onednn()
+
+
+def test_a_wide_product_that_should_have_a_gradient_is_refused() -> None:
+    x, weight = drawn(2, 48, dtype=torch.float32), drawn(80, 48, dtype=torch.float32)
+    with torch.enable_grad(), pytest.raises(AssertionError, match="gradient"):
+        wide_product(x, weight)

@@ -37,11 +37,12 @@ def wide_product(
     weight: Float[Tensor, "outer inner"],
     residual: Float[Tensor, "rows outer"] | None = None,
 ) -> Float[Tensor, "rows outer"]:
-    """``x @ weight.T``, and the ``residual`` added, without a gradient: autograd functions call it.
+    """``x @ weight.T``, and the ``residual`` added; it has no gradient: autograd functions call it.
 
     In bf16 torch itself multiplies by oneDNN on a CPU. In float32 it leaves that to MKL, which is
     slower on CPUs of another maker, most of all on several threads (`benchmarks/products.py`).
     """
+    assert not torch.is_grad_enabled(), "a gradient would be lost"
     if _is_faster_by_onednn(x):
         if residual is None:
             y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")

@@ -6,7 +6,7 @@ step takes beside its layers is in the time of a base of one.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from itertools import cycle, islice
@@ -66,13 +66,13 @@ def measured_speed(config: BackboneConfig, folder: Path, setup: Setup, demand: D
     """
     device = torch.device("cuda" if setup.cuda else "cpu")
     depth = layers_timed(setup.shape)
-    # Every micro-batch is another: a CPU compiles bf16 products for each new shape.
-    steps = cycle(demand.steps)
     with tempfile.TemporaryDirectory() as place, torch.random.fork_rng():
         _write_base(folder, Path(place), config.compute_dtype, depth, device)
-        one, more = (
-            _timed(_opened(replace(config, path=place), setup, layers, device), setup, steps)
-            for layers in (1, depth)
+        # The same rows under both. The deeper one first: it is all of a small base, of which a CPU
+        # compiles bf16 products for every new shape, and does not again for the other.
+        more, one = (
+            _timed(_opened(replace(config, path=place), setup, layers, device), setup, demand)
+            for layers in (depth, 1)
         )
     return _at_depth(one, more, (setup.shape.layers - 1) / (depth - 1))
 
@@ -116,7 +116,8 @@ def _opened(config: BackboneConfig, setup: Setup, layers: int, device: torch.dev
     return backbone
 
 
-def _timed(backbone: Backbone, setup: Setup, steps: Iterator[Sequence[Item]]) -> Speed:
+def _timed(backbone: Backbone, setup: Setup, demand: Demand) -> Speed:
+    steps = cycle(demand.steps)
     samples = [Sample.of(setup, step, backbone.device) for step in islice(steps, SAMPLES)]
     learnt = _a_token(lambda sample: _learn(backbone, setup, sample), samples)
     if setup.stage != "ppo":
