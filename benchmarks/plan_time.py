@@ -1,10 +1,12 @@
 """Seconds a step as `plan` predicts them, beside those of the same steps of a real run.
 
     OMP_NUM_THREADS=1 python benchmarks/plan_time.py
+    OMP_NUM_THREADS=1 python benchmarks/plan_time.py --precision bf16
 
-For each size and precision SFT, reward and PPO in turn, each on the artefacts of those before it.
-Both sides are processor time of one thread, so that other jobs on the machine count for little.
-Prints a table and writes benchmarks/results/plan-time.json.
+For each size SFT, reward and PPO in turn, each on the artefacts of those before it. Both sides are
+processor time of one thread, so that other jobs on the machine count for little. A process has one
+precision, as how many compiled kernels it keeps is decided once. Prints a table and writes
+benchmarks/results/plan-time-<precision>.json.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from argparse import Namespace
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest.mock import patch
 
 import torch
@@ -31,6 +33,7 @@ from rich.table import Table
 from throughput import STAGES, Clock, machine
 from work import SIZES, Size, write_work
 
+from rlhf_forge.backbone.config import Precision
 from rlhf_forge.callbacks.artefact_writer import ArtefactWriter
 from rlhf_forge.parsed_stage import ParsedStage, parsed_stage
 from rlhf_forge.planning.duration import duration_of
@@ -51,11 +54,11 @@ def main() -> None:
     for size in arguments.sizes:
         with tempfile.TemporaryDirectory() as temporary:
             write_work(SIZES[size], Path(temporary))
-            for precision in arguments.precisions:
-                for stage in STAGES:
-                    found = compared(stage, SIZES[size], Path(temporary), precision, arguments)
-                    rows.append({"size": size, "precision": precision, "stage": stage} | found)
-                    write(arguments, rows)
+            for stage in STAGES:
+                found = compared(stage, SIZES[size], Path(temporary), arguments)
+                named = {"size": size, "precision": arguments.precision, "stage": stage}
+                rows.append(named | found)
+                write(arguments, rows)
     show(rows)
 
 
@@ -63,18 +66,16 @@ def parsed() -> Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--precision", choices=get_args(Precision), default="fp32")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of SFT and reward")
     parser.add_argument("--iterations", type=int, default=2, help="timed iterations of PPO")
-    parser.add_argument("--out", type=Path, default=RESULTS / "plan-time.json")
+    parser.add_argument("--out", type=Path, help="default: results/plan-time-<precision>.json")
     return parser.parse_args()
 
 
-def compared(
-    stage: str, size: Size, folder: Path, precision: str, arguments: Namespace
-) -> dict[str, Any]:
+def compared(stage: str, size: Size, folder: Path, arguments: Namespace) -> dict[str, Any]:
     """Processor seconds a step, predicted and measured."""
-    parsed = stage_of(stage, size, folder, precision, arguments)
+    parsed = stage_of(stage, size, folder, arguments)
     data = parsed.data()
     look = look_at(parsed.config, stage=stage, data=data)
     clock = Clock(WARM_UP)
@@ -100,14 +101,12 @@ def compared(
     }
 
 
-def stage_of(
-    stage: str, size: Size, folder: Path, precision: str, arguments: Namespace
-) -> ParsedStage:
+def stage_of(stage: str, size: Size, folder: Path, arguments: Namespace) -> ParsedStage:
     """A stage of a few steps, as the command line would parse it."""
     rows = {"sft": size.sft_batch, "reward": 2 * size.reward_batch, "ppo": size.ppo_batch}[stage]
     steps = WARM_UP + (arguments.iterations if stage == "ppo" else arguments.steps)
     settings = Namespace(steps=steps, micro_batch_tokens=8192)
-    config = config_of(stage, folder, precision, rows, settings)
+    config = config_of(stage, folder, arguments.precision, rows, settings)
     parents = {"reward": ["sft"], "ppo": ["sft", "reward"]}.get(stage, [])
     for parent in parents:
         config["model"]["init_args"][parent] = str(folder / parent / "artefact")
@@ -140,7 +139,8 @@ def write(arguments: Namespace, rows: list[dict[str, Any]]) -> None:
         "machine": machine(1) | {"load": os.getloadavg()[0]},
         "rows": rows,
     }
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    out = arguments.out or RESULTS / f"plan-time-{arguments.precision}.json"
+    out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def show(rows: list[dict[str, Any]]) -> None:
